@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Speech models through ONNX Runtime: features, decoding, words. No SQL, no HTTP, no async runtime: plain threads and
+//! channels, so that every function here can be called from a test with an array.
+//!
+//! Read [`session`] for the runtime, [`transcription`] for what goes in and out.
+
+pub mod audio_source;
+pub mod error;
+pub mod session;
+pub mod transcription;
+
+pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
+pub use error::{EngineError, Result};
+pub use session::{Device, Runtime, RuntimeOptions, SessionOptions};
+pub use transcription::{
+    CancelFlag, Control, LongForm, Progress, Segment, SpeechRegion, Task, TranscribeOptions,
+    Transcription, Word,
+};
