@@ -1,0 +1,85 @@
+//! Object-store keys. They are made here, from ids, and nowhere else; nothing a user typed is ever part of one.
+
+use std::fmt;
+
+use crate::ids::{JobId, TaskId};
+
+/// The key of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ArtifactKey(String);
+
+impl ArtifactKey {
+    /// The upload of a job: `jobs/{job}/audio/original.{extension}`. An extension that is not one to eight lower-case
+    /// letters or digits becomes `bin`.
+    #[must_use]
+    pub fn original_audio(job: JobId, extension: &str) -> Self {
+        let plain = (1..=8).contains(&extension.len())
+            && extension
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        Self(format!(
+            "jobs/{job}/audio/original.{}",
+            if plain { extension } else { "bin" }
+        ))
+    }
+
+    /// Prepared 16 kHz mono audio: `jobs/{job}/tasks/{task}/prepared.wav`, or `prepared_ch{n}.wav` for one channel.
+    #[must_use]
+    pub fn prepared_audio(job: JobId, task: TaskId, channel: Option<u16>) -> Self {
+        Self(match channel {
+            None => format!("jobs/{job}/tasks/{task}/prepared.wav"),
+            Some(channel) => format!("jobs/{job}/tasks/{task}/prepared_ch{channel}.wav"),
+        })
+    }
+
+    /// The prefix of everything that belongs to a job.
+    #[must_use]
+    pub fn job_prefix(job: JobId) -> String {
+        format!("jobs/{job}")
+    }
+
+    /// The prefix of a job's original and redacted audio.
+    #[must_use]
+    pub fn job_audio_prefix(job: JobId) -> String {
+        format!("jobs/{job}/audio")
+    }
+
+    /// Takes a key that this module made earlier and that was stored in the database.
+    #[must_use]
+    pub fn from_stored(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ArtifactKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_odd_extension_never_reaches_the_key() {
+        let job = JobId::generate();
+        for odd in ["", "../../x", "WAV", "a/b", "verylongextension"] {
+            assert_eq!(
+                ArtifactKey::original_audio(job, odd).as_str(),
+                format!("jobs/{job}/audio/original.bin")
+            );
+        }
+        assert!(
+            ArtifactKey::original_audio(job, "mp3")
+                .as_str()
+                .ends_with("original.mp3")
+        );
+    }
+}

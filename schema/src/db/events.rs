@@ -1,0 +1,1 @@
+//! The log of what happened to each job: the source of progress streams.

@@ -1,0 +1,1 @@
+//! API keys: made once, stored hashed, looked up by hash.

@@ -1,0 +1,1 @@
+//! Applies `sql/` to a database.
