@@ -7,10 +7,11 @@ pub mod audio_source;
 pub mod error;
 pub mod session;
 pub mod transcription;
+pub mod whisper;
 
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
 pub use error::{EngineError, Result};
-pub use session::{Device, Runtime, RuntimeOptions, SessionOptions};
+pub use session::{Device, RunGuard, Runtime, RuntimeOptions, SessionOptions};
 pub use transcription::{
     CancelFlag, Control, LongForm, Progress, Segment, SpeechRegion, Task, TranscribeOptions,
     Transcription, Word,

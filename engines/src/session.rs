@@ -10,12 +10,13 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep;
-use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{RunOptions, Session};
 
 use crate::error::{EngineError, Result};
 
@@ -106,6 +107,76 @@ impl std::fmt::Debug for Runtime {
         f.debug_struct("Runtime")
             .field("device", &self.device)
             .field("library", &self.library)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A hand on the model calls of one piece of work, from any thread: stopping it ends the call that runs under it and
+/// every call made under it afterwards. Clones share it.
+#[derive(Clone)]
+pub struct RunGuard {
+    options: Arc<RunOptions>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl RunGuard {
+    /// A guard that is not stopped.
+    ///
+    /// # Errors
+    /// [`EngineError::Graph`] when ONNX Runtime cannot allocate it.
+    pub fn new() -> Result<Self> {
+        let options = RunOptions::new()
+            .map_err(|error| EngineError::graph("preparing a model call", error))?;
+        Ok(Self {
+            options: Arc::new(options),
+            stopped: Arc::default(),
+        })
+    }
+
+    /// Stops the running call between two of its operators, and all later ones.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!(%error, "a model call could not be told to stop; it ends with its last operator");
+        }
+    }
+
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// The run options every session call of this work must pass to `Session::run_with_options`.
+    pub fn options(&self) -> &RunOptions {
+        &self.options
+    }
+
+    /// The error of a failed call: [`EngineError::Cancelled`] when it was stopped, else the graph's.
+    pub fn error(&self, doing: &str, error: impl std::fmt::Display) -> EngineError {
+        if self.is_stopped() {
+            EngineError::Cancelled
+        } else {
+            EngineError::graph(doing, error)
+        }
+    }
+
+    /// Refuses to go on once stopped.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`].
+    pub fn check(&self) -> Result<()> {
+        if self.is_stopped() {
+            Err(EngineError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl std::fmt::Debug for RunGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunGuard")
+            .field("stopped", &self.is_stopped())
             .finish_non_exhaustive()
     }
 }
