@@ -4,9 +4,11 @@
 //! Read [`session`] for the runtime, [`transcription`] for what goes in and out.
 
 pub mod audio_source;
+pub mod chunking;
 pub mod error;
 pub mod session;
 pub mod transcription;
+pub mod vad;
 pub mod whisper;
 
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
@@ -16,3 +18,4 @@ pub use transcription::{
     CancelFlag, Control, LongForm, Progress, Segment, SpeechRegion, Task, TranscribeOptions,
     Transcription, Word,
 };
+pub use vad::{SileroVad, SpeechSpan, VadOptions};

@@ -24,7 +24,7 @@ pub use peaks::Peaks;
 pub use prepare::{ChannelMode, PrepareOptions, PrepareProgress, Prepared, PreparedTrack, prepare};
 pub use probe::probe;
 pub use resample::Resampler;
-pub use wav::{AudioSource, PreparedWav, PreparedWavWriter};
+pub use wav::{PreparedWav, PreparedWavWriter};
 
 /// Samples per second of prepared audio.
 pub const SAMPLE_RATE: u32 = 16_000;

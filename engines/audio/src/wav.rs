@@ -13,48 +13,6 @@ const SAMPLE_BYTES: u64 = 2;
 /// Samples converted at a time when reading.
 const READ_SAMPLES: usize = 16_384;
 
-/// Mono samples at 16 kHz that can be read from any position.
-pub trait AudioSource {
-    /// Number of samples.
-    fn len(&self) -> u64;
-
-    /// True if there are no samples.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Fills `out` with the samples from `start` on, in −1 … 1, and says how many there were: fewer than asked only at the end.
-    ///
-    /// # Errors
-    /// [`AudioError::Io`] if storage fails.
-    fn read(&mut self, start: u64, out: &mut [f32]) -> Result<usize, AudioError>;
-}
-
-impl AudioSource for &[f32] {
-    fn len(&self) -> u64 {
-        <[f32]>::len(self) as u64
-    }
-
-    fn read(&mut self, start: u64, out: &mut [f32]) -> Result<usize, AudioError> {
-        let start = usize::try_from(start)
-            .unwrap_or(usize::MAX)
-            .min(<[f32]>::len(self));
-        let count = out.len().min(<[f32]>::len(self) - start);
-        out[..count].copy_from_slice(&self[start..start + count]);
-        Ok(count)
-    }
-}
-
-impl AudioSource for Vec<f32> {
-    fn len(&self) -> u64 {
-        <[f32]>::len(self) as u64
-    }
-
-    fn read(&mut self, start: u64, out: &mut [f32]) -> Result<usize, AudioError> {
-        self.as_slice().read(start, out)
-    }
-}
-
 /// Writes a prepared WAV as samples come; the header is completed by [`PreparedWavWriter::finish`].
 pub struct PreparedWavWriter<W: Write + Seek> {
     out: io::BufWriter<W>,
@@ -173,14 +131,22 @@ impl<R: Read + Seek> PreparedWav<R> {
     pub fn duration(&self) -> f64 {
         self.samples as f64 / f64::from(SAMPLE_RATE)
     }
-}
 
-impl<R: Read + Seek> AudioSource for PreparedWav<R> {
-    fn len(&self) -> u64 {
+    /// Number of samples.
+    pub fn len(&self) -> u64 {
         self.samples
     }
 
-    fn read(&mut self, start: u64, out: &mut [f32]) -> Result<usize, AudioError> {
+    /// True if there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// Fills `out` with the samples from `start` on, in −1 … 1, and says how many there were: fewer than asked only at the end.
+    ///
+    /// # Errors
+    /// [`AudioError::Io`] if storage fails.
+    pub fn read(&mut self, start: u64, out: &mut [f32]) -> Result<usize, AudioError> {
         let left = usize::try_from(self.samples.saturating_sub(start)).unwrap_or(usize::MAX);
         let count = out.len().min(left);
         if count > 0 && self.position != start {
