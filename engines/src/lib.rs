@@ -6,6 +6,8 @@
 pub mod audio_source;
 pub mod chunking;
 pub mod error;
+pub mod mel;
+pub mod model_folder;
 pub mod session;
 pub mod transcription;
 pub mod vad;

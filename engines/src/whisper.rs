@@ -3,3 +3,4 @@
 //! token for token.
 
 pub mod backend;
+pub mod tokenizer;

@@ -1,0 +1,5 @@
+//! Whisper against goldens that transformers made from the same weights, and against itself.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod fixture;
+mod mel;
