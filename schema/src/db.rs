@@ -1,13 +1,18 @@
 //! The only door to PostgreSQL: the connection pool, migrations, and one short function per verb or query.
 //!
 //! State changes are SQL functions in `sql/functions/`; each guards itself (by lease token and state) and says what
-//! happened. A lost lease is an outcome here, not an error.
+//! happened. A lost lease is an outcome here, not an error. Nothing here keeps session state, so everything but
+//! LISTEN works through a transaction pooler.
 
+pub mod audit;
 pub mod events;
 pub mod jobs;
 pub mod keys;
+pub mod maintenance;
 pub mod migrate;
 pub mod notify;
+pub mod queue;
+pub mod rate_limits;
 pub mod tasks;
 pub mod workers;
 
@@ -62,6 +67,14 @@ pub enum DbError {
     NewerSchema {
         /// Newest migration found.
         found: i32,
+    },
+    /// A migration that was applied is not the one this program carries.
+    #[error(
+        "migration {number} in the database differs from this program's; was a released migration edited?"
+    )]
+    ChangedMigration {
+        /// Number of the migration.
+        number: i32,
     },
 }
 

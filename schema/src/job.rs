@@ -184,7 +184,7 @@ pub struct UploadedAudio {
 }
 
 /// Everything `submit` needs: one statement makes the job, its tasks and its edges.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct NewJob {
     /// Its id; the audio was stored under it before.
     pub id: JobId,

@@ -1,1 +1,104 @@
-//! The log of what happened to each job: the source of progress streams.
+//! The log of what happened to each job: the source of progress streams, which can be replayed from any id.
+//!
+//! Ids grow in the order of insertion, not of commit. Everything that changes a job's state is inserted under a lock
+//! on the job, so a reader that has seen an id misses no state change before it; of two progress notes written at the
+//! same moment the earlier may be missed by a reader that is already past it.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::{DbError, PgPool};
+use crate::ids::JobId;
+
+/// One thing that happened to a job.
+///
+/// Types: `job.pending`, `job.running`, `job.completed`, `job.failed`, `job.cancelling`, `job.cancelled` with
+/// `{"status", "error"?}`; `task.completed`, `task.failed`, `task.retrying`, `task.skipped` with
+/// `{"task_id", "stage", "name", "error"?}`; `progress` with `{"task_id", "stage", "name", "done_seconds",
+/// "total_seconds", "progress"}`; `job.renamed`; and what [`append`] adds.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct JobEvent {
+    /// Grows; what a client sends back as `Last-Event-ID`.
+    pub id: i64,
+    /// The job.
+    pub job_id: JobId,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What kind.
+    #[sqlx(rename = "type")]
+    pub event_type: String,
+    /// More, as a JSON object.
+    pub body: Value,
+}
+
+/// Adds an event of the application's own and answers its id.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn append(
+    pool: &PgPool,
+    job: JobId,
+    event_type: &str,
+    body: &Value,
+) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar(
+        "insert into job_log (job_id, at, type, body) values ($1, dalston_now(), $2, $3) returning id",
+    )
+    .bind(job)
+    .bind(event_type)
+    .bind(body)
+    .fetch_one(pool)
+    .await?)
+}
+
+/// The events of one job after an id (0 for all), oldest first.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn after(
+    pool: &PgPool,
+    job: JobId,
+    id: i64,
+    limit: i64,
+) -> Result<Vec<JobEvent>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, job_id, at, type, body from job_log where job_id = $1 and id > $2 order by id limit $3",
+    )
+    .bind(job)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The events of many jobs after an id, oldest first: one query for all the streams of a process.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn after_many(
+    pool: &PgPool,
+    jobs: &[JobId],
+    id: i64,
+    limit: i64,
+) -> Result<Vec<JobEvent>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, job_id, at, type, body from job_log where job_id = any($1) and id > $2 order by id limit $3",
+    )
+    .bind(jobs)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// The newest id in the log; 0 when it is empty.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
+    Ok(
+        sqlx::query_scalar("select coalesce(max(id), 0) from job_log")
+            .fetch_one(pool)
+            .await?,
+    )
+}

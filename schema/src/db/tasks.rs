@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
 
-use super::{DbError, PgPool};
+use super::jobs::{Retried, Scope};
+use super::{DbError, PgPool, notify};
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::task::{ClaimedTask, FinishedTask, Lease, NewTask, Progress, Task};
 use crate::transcript::{Transcript, TranscriptStats};
@@ -51,7 +52,17 @@ pub struct Completion {
     pub transcript: Option<(Transcript, TranscriptStats)>,
 }
 
-/// Claims at most `limit` ready tasks, each under a lease of `lease_seconds`.
+/// What was given to and answered by one task, as JSON.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct TaskPayload {
+    /// What the planner put in.
+    pub request: Value,
+    /// What the task answered; `None` until it completed.
+    pub response: Option<Value>,
+}
+
+/// Claims at most `limit` ready tasks, each under a lease of `lease_seconds`. Tasks of loaded models go first within
+/// their priority, unless another has waited for half a minute.
 ///
 /// # Errors
 /// Database trouble only; an empty answer means nothing to do.
@@ -86,17 +97,47 @@ pub async fn extend(
     leases: &[(Lease, Progress)],
     lease_seconds: f64,
 ) -> Result<Vec<LeaseState>, DbError> {
-    let _ = (pool, worker, leases, lease_seconds);
-    Ok(Vec::new())
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, tokens): (Vec<TaskId>, Vec<i64>) = leases
+        .iter()
+        .map(|(lease, _)| (lease.task_id, lease.token))
+        .unzip();
+    let (done, total): (Vec<f64>, Vec<f64>) = leases
+        .iter()
+        .map(|(_, progress)| (progress.done_seconds, progress.total_seconds))
+        .unzip();
+    let states: Vec<String> = sqlx::query_scalar("select extend_leases($1, $2, $3, $4, $5, $6)")
+        .bind(worker)
+        .bind(ids)
+        .bind(tokens)
+        .bind(done)
+        .bind(total)
+        .bind(lease_seconds)
+        .fetch_one(pool)
+        .await?;
+    Ok(states.iter().map(|state| lease_state(state)).collect())
 }
 
-/// Asks which of these leases belong to jobs being cancelled, or are lost; reads only.
+/// Asks which of these leases belong to jobs being cancelled, or are lost, in the order asked; reads only.
 ///
 /// # Errors
 /// Database trouble only.
 pub async fn check(pool: &PgPool, leases: &[Lease]) -> Result<Vec<LeaseState>, DbError> {
-    let _ = (pool, leases);
-    Ok(Vec::new())
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, tokens): (Vec<TaskId>, Vec<i64>) = leases
+        .iter()
+        .map(|lease| (lease.task_id, lease.token))
+        .unzip();
+    let states: Vec<String> = sqlx::query_scalar("select check_leases($1, $2)")
+        .bind(ids)
+        .bind(tokens)
+        .fetch_one(pool)
+        .await?;
+    Ok(states.iter().map(|state| lease_state(state)).collect())
 }
 
 /// Completes a task: stores its response, adds its fan-out, releases dependants, moves the job on.
@@ -108,17 +149,40 @@ pub async fn complete(
     lease: Lease,
     completion: &Completion,
 ) -> Result<Outcome, DbError> {
-    let done: bool = sqlx::query_scalar("select complete_task($1, $2, $3)")
+    let row = sqlx::query_as("select done, ready, jobs from complete_task($1, $2, $3)")
         .bind(lease.task_id)
         .bind(lease.token)
         .bind(Json(completion))
         .fetch_one(pool)
         .await?;
-    Ok(if done {
-        Outcome::Done
-    } else {
-        Outcome::LeaseLost
-    })
+    Ok(told(pool, row))
+}
+
+/// Completes many tasks that neither fan out nor carry a transcript, in one transaction; answers in the order asked.
+///
+/// # Errors
+/// Database trouble only; a lost lease is [`Outcome::LeaseLost`] for that task alone.
+pub async fn complete_many(
+    pool: &PgPool,
+    finished: &[(Lease, Value)],
+) -> Result<Vec<Outcome>, DbError> {
+    if finished.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, tokens): (Vec<TaskId>, Vec<i64>) = finished
+        .iter()
+        .map(|(lease, _)| (lease.task_id, lease.token))
+        .unzip();
+    let responses: Vec<&Value> = finished.iter().map(|(_, response)| response).collect();
+    let (done, ready, jobs): (Vec<bool>, Vec<i32>, Vec<JobId>) =
+        sqlx::query_as("select done, ready, jobs from complete_tasks($1, $2, $3)")
+            .bind(ids)
+            .bind(tokens)
+            .bind(responses)
+            .fetch_one(pool)
+            .await?;
+    notify::announce(pool, &ready, &jobs);
+    Ok(done.into_iter().map(outcome).collect())
 }
 
 /// Fails this attempt. A retryable failure with attempts left is scheduled again with backoff; otherwise a required
@@ -132,18 +196,14 @@ pub async fn fail(
     error: &str,
     retryable: bool,
 ) -> Result<Outcome, DbError> {
-    let done: bool = sqlx::query_scalar("select fail_task($1, $2, $3, $4)")
+    let row = sqlx::query_as("select done, ready, jobs from fail_task($1, $2, $3, $4)")
         .bind(lease.task_id)
         .bind(lease.token)
         .bind(error)
         .bind(retryable)
         .fetch_one(pool)
         .await?;
-    Ok(if done {
-        Outcome::Done
-    } else {
-        Outcome::LeaseLost
-    })
+    Ok(told(pool, row))
 }
 
 /// Gives a task back unfinished: it becomes ready at once and the attempt does not count; when its job is being
@@ -152,16 +212,42 @@ pub async fn fail(
 /// # Errors
 /// Database trouble only.
 pub async fn give_back(pool: &PgPool, lease: Lease) -> Result<Outcome, DbError> {
-    let done: bool = sqlx::query_scalar("select give_back_task($1, $2)")
+    let row = sqlx::query_as("select done, ready, jobs from give_back_task($1, $2)")
         .bind(lease.task_id)
         .bind(lease.token)
         .fetch_one(pool)
         .await?;
-    Ok(if done {
-        Outcome::Done
-    } else {
-        Outcome::LeaseLost
-    })
+    Ok(told(pool, row))
+}
+
+/// Runs one failed or skipped task of a finished job again, and everything that depends on it; the rest is kept.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn retry(
+    pool: &PgPool,
+    scope: Scope,
+    job: JobId,
+    task: TaskId,
+) -> Result<Retried, DbError> {
+    let known: bool = sqlx::query_scalar(
+        "select exists (select from tasks t join jobs j on j.id = t.job_id
+          where t.id = $1 and j.id = $2 and j.tenant_id = $3 and ($4::uuid is null or j.created_by_key_id = $4))",
+    )
+    .bind(task)
+    .bind(job)
+    .bind(scope.tenant_id)
+    .bind(scope.key_id)
+    .fetch_one(pool)
+    .await?;
+    if !known {
+        return Ok(Retried::NotFound);
+    }
+    let row = sqlx::query_as("select outcome, status, ready from retry_task($1)")
+        .bind(task)
+        .fetch_one(pool)
+        .await?;
+    super::jobs::retried(pool, job, row)
 }
 
 /// The tasks of a job that have ended with a result, for their dependants to read.
@@ -169,8 +255,13 @@ pub async fn give_back(pool: &PgPool, lease: Lease) -> Result<Outcome, DbError> 
 /// # Errors
 /// Database trouble only.
 pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, DbError> {
-    let _ = (pool, job);
-    Ok(Vec::new())
+    Ok(sqlx::query_as(
+        "select id, stage, name, status, error, response from task_details
+          where job_id = $1 and status in ('completed', 'skipped') order by level, name",
+    )
+    .bind(job)
+    .fetch_all(pool)
+    .await?)
 }
 
 /// Every task of a job in topological order, ties by name.
@@ -178,6 +269,49 @@ pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, Db
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, job: JobId) -> Result<Vec<Task>, DbError> {
-    let _ = (pool, job);
-    Ok(Vec::new())
+    Ok(
+        sqlx::query_as("select * from task_details where job_id = $1 order by level, name")
+            .bind(job)
+            .fetch_all(pool)
+            .await?,
+    )
+}
+
+/// What a task of this job was given and answered; `None` when the job has no such task or was purged.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn payload(
+    pool: &PgPool,
+    job: JobId,
+    task: TaskId,
+) -> Result<Option<TaskPayload>, DbError> {
+    Ok(sqlx::query_as(
+        "select request, response from task_details where id = $2 and job_id = $1 and request is not null",
+    )
+    .bind(job)
+    .bind(task)
+    .fetch_optional(pool)
+    .await?)
+}
+
+fn told(pool: &PgPool, (done, ready, jobs): (bool, Vec<i32>, Vec<JobId>)) -> Outcome {
+    notify::announce(pool, &ready, &jobs);
+    outcome(done)
+}
+
+const fn outcome(done: bool) -> Outcome {
+    if done {
+        Outcome::Done
+    } else {
+        Outcome::LeaseLost
+    }
+}
+
+fn lease_state(name: &str) -> LeaseState {
+    match name {
+        "held" => LeaseState::Held,
+        "cancelled" => LeaseState::Cancelled,
+        _ => LeaseState::Lost,
+    }
 }

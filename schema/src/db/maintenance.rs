@@ -1,0 +1,105 @@
+//! What must happen from time to time, in whichever process gets to it: every function is safe to run in several
+//! processes at once (they pass over each other's rows), cheap when there is nothing to do, and bounded.
+
+use std::time::Duration;
+
+use super::{DbError, PgPool, notify};
+use crate::ids::JobId;
+
+/// What a rescue round found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Tasks that were opened again.
+    pub retried: i32,
+    /// Tasks that gave up: attempts used, or their workers died on them too often.
+    pub failed: i32,
+}
+
+/// Takes tasks away from workers whose leases ran out. Run every few seconds.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn rescue_tasks(pool: &PgPool, limit: i32) -> Result<Rescued, DbError> {
+    let (retried, failed, ready, jobs): (i32, i32, Vec<i32>, Vec<JobId>) =
+        sqlx::query_as("select retried, failed, ready, jobs from rescue_tasks($1)")
+            .bind(limit)
+            .fetch_one(pool)
+            .await?;
+    notify::announce(pool, &ready, &jobs);
+    Ok(Rescued { retried, failed })
+}
+
+/// Makes tasks ready whose backoff has passed, and answers how many. Run every second.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn promote_scheduled(pool: &PgPool, limit: i32) -> Result<i32, DbError> {
+    let (promoted, ready): (i32, Vec<i32>) =
+        sqlx::query_as("select promoted, ready from promote_scheduled($1)")
+            .bind(limit)
+            .fetch_one(pool)
+            .await?;
+    notify::announce(pool, &ready, &[]);
+    Ok(promoted)
+}
+
+/// Raises the fairness clock to the newest claimed task, so that a tenant that comes back starts level with the
+/// others. Run every second.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn advance_fair_clock(pool: &PgPool) -> Result<(), DbError> {
+    sqlx::query("select advance_fair_clock()")
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// Purges jobs past their retention: transcripts and payloads are deleted, the row stays. Answers the jobs whose
+/// objects (`ArtifactKey::job_prefix`) must go, those of an earlier round that were not confirmed included.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>, DbError> {
+    Ok(sqlx::query_scalar("select purge_expired_jobs($1)")
+        .bind(limit)
+        .fetch_all(pool)
+        .await?)
+}
+
+/// Notes that the objects of a purged job are deleted.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn confirm_purged(pool: &PgPool, job: JobId) -> Result<(), DbError> {
+    sqlx::query("select confirm_purged($1)")
+        .bind(job)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// Forgets workers that have been silent for longer than `after`, and answers how many. Their tasks are
+/// [`rescue_tasks`]' business.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn forget_workers(pool: &PgPool, after: Duration) -> Result<i32, DbError> {
+    Ok(sqlx::query_scalar("select forget_workers($1)")
+        .bind(after.as_secs_f64())
+        .fetch_one(pool)
+        .await?)
+}
+
+/// Deletes at most `limit` rows each of what has grown old: events of finished jobs, messages of `job_events` that
+/// nobody archived, and rate-limit counters. Answers how many rows went.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn trim(pool: &PgPool, keep: Duration, limit: i32) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar("select trim_logs($1, $2)")
+        .bind(keep.as_secs_f64())
+        .bind(limit)
+        .fetch_one(pool)
+        .await?)
+}
