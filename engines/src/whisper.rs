@@ -3,4 +3,6 @@
 //! token for token.
 
 pub mod backend;
+pub mod decoding;
+pub mod model;
 pub mod tokenizer;
