@@ -6,6 +6,7 @@ pub mod coverage;
 pub mod failure;
 pub mod load_engine;
 pub mod model_pool;
+pub mod model_store;
 pub mod scratch;
 pub mod stop;
 
