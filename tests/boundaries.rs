@@ -6,11 +6,25 @@ use std::process::Command;
 /// Names of all crates that `package` links, itself included.
 fn dependencies(package: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--package", package])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--package",
+            package,
+        ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .expect("cargo tree runs");
-    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "cargo tree: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.split_whitespace().next())
@@ -21,7 +35,10 @@ fn dependencies(package: &str) -> BTreeSet<String> {
 #[track_caller]
 fn never_links(package: &str, forbidden: &[&str]) {
     let found = dependencies(package);
-    assert!(found.contains(package), "cargo tree listed nothing for {package}");
+    assert!(
+        found.contains(package),
+        "cargo tree listed nothing for {package}"
+    );
     for name in forbidden {
         assert!(!found.contains(*name), "{package} must not link {name}");
     }
@@ -34,17 +51,39 @@ fn the_api_links_no_models_and_no_worker() {
 
 #[test]
 fn the_engines_know_neither_sql_nor_http_nor_an_async_runtime() {
-    never_links("dalston-engines", &["sqlx", "poem", "reqwest", "tokio", "object_store", "dalston-schema"]);
+    never_links(
+        "dalston-engines",
+        &[
+            "sqlx",
+            "poem",
+            "reqwest",
+            "tokio",
+            "object_store",
+            "dalston-schema",
+        ],
+    );
 }
 
 #[test]
 fn the_audio_crate_knows_no_models() {
-    never_links("dalston-audio", &["ort", "sqlx", "poem", "tokio", "dalston-schema"]);
+    never_links(
+        "dalston-audio",
+        &["ort", "sqlx", "poem", "tokio", "dalston-schema"],
+    );
 }
 
 #[test]
 fn the_schema_knows_nothing_above_it() {
-    never_links("dalston-schema", &["ort", "poem", "dalston-engines", "dalston-worker", "dalston-api"]);
+    never_links(
+        "dalston-schema",
+        &[
+            "ort",
+            "poem",
+            "dalston-engines",
+            "dalston-worker",
+            "dalston-api",
+        ],
+    );
 }
 
 #[test]

@@ -1,1 +1,12 @@
-//! Tests.
+//! The product from outside: the real `dalston` binary, a real PostgreSQL, real clients.
+//!
+//! [`product`] starts it, the other modules are the tests. Nothing here sleeps for a fixed time: [`product::eventually`]
+//! asks again until a deadline.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where and stop"
+)]
+
+mod boundaries;
+mod faults;
+mod product;
