@@ -3,14 +3,25 @@
 //! The file is known by its first bytes, never by its name. Uncompressed samples are read directly, compressed ones go
 //! through symphonia and libopus; what Rust cannot decode goes to ffmpeg where one is installed.
 
+mod aiff;
+mod external;
+mod headers;
+mod mp4;
+mod opus;
+mod packets;
 mod pcm;
 mod riff;
+mod sniff;
 
+use crate::decode::external::ExternalDecoder;
+use crate::decode::packets::Opened;
+pub(crate) use crate::decode::packets::{Decoded, PacketDecoder};
 use crate::decode::pcm::PcmDecoder;
 use crate::decode::riff::Wav;
+use crate::decode::sniff::Container;
 use crate::facts::{MAX_CHANNELS, SAMPLE_RATES};
 use crate::input::Failure;
-use crate::{AudioError, AudioInput, AudioLimits};
+use crate::{AudioError, AudioFacts, AudioInput, AudioLimits};
 
 /// A block of decoded audio.
 #[derive(Debug, Clone, Copy)]
@@ -26,41 +37,32 @@ pub struct Frames<'a> {
 /// Decodes one file from start to end.
 pub struct Decoder {
     kind: Kind,
+    format: String,
     failure: Failure,
     limits: AudioLimits,
     seconds: f64,
 }
 
-enum Kind {
+pub(crate) enum Kind {
     Pcm(PcmDecoder),
+    Packets(Box<PacketDecoder>),
+    External(Box<ExternalDecoder>),
 }
 
 impl Decoder {
     /// Recognises the file, checks that it is whole, and gets ready to decode.
     ///
     /// # Errors
-    /// [`AudioError::Unreadable`] with the reason if it is not audio or is cut, [`AudioError::Io`] if storage fails.
-    pub fn open(mut input: AudioInput, limits: &AudioLimits) -> Result<Self, AudioError> {
-        if input.is_empty() {
-            return Err(AudioError::unreadable("the file is empty"));
-        }
+    /// [`AudioError::Unreadable`] with the reason if it is not audio or is cut, [`AudioError::FfmpegMissing`] if only ffmpeg
+    /// could read it, [`AudioError::Io`] if storage fails.
+    pub fn open(input: AudioInput, limits: &AudioLimits) -> Result<Self, AudioError> {
         let failure = input.failure();
-        let mut head = [0; 16];
-        input.read_at(0, &mut head)?;
-        let layout = match (&head[0..4], &head[8..12]) {
-            (b"RIFF" | b"RF64" | b"BW64", b"WAVE") => match riff::read(&mut input)? {
-                Wav::Pcm(layout) => layout,
-                Wav::Coded(tag) => {
-                    return Err(AudioError::unreadable(format!(
-                        "WAV codec {tag} is not supported"
-                    )));
-                }
-            },
-            _ => return Err(AudioError::unreadable("the file is not audio")),
-        };
-        check_plausible(usize::from(layout.channels), layout.sample_rate)?;
+        // What went wrong in storage is told before what it made of the file.
+        let (kind, format) =
+            open(input, limits).map_err(|error| failure.take().unwrap_or(error))?;
         Ok(Self {
-            kind: Kind::Pcm(PcmDecoder::new(input, layout)),
+            kind,
+            format,
             failure,
             limits: *limits,
             seconds: 0.0,
@@ -73,73 +75,151 @@ impl Decoder {
     /// [`AudioError::TooLong`] as soon as the limit is passed, [`AudioError::Unreadable`] if the data is damaged
     /// beyond what players tolerate, [`AudioError::Io`] if storage fails.
     pub fn next_frames(&mut self) -> Result<Option<Frames<'_>>, AudioError> {
-        match &mut self.kind {
+        let block = match &mut self.kind {
             Kind::Pcm(pcm) => {
                 let (channels, sample_rate) =
                     (usize::from(pcm.layout.channels), pcm.layout.sample_rate);
-                match pcm.next() {
-                    Ok(Some(samples)) => {
-                        let frames = samples.len() / channels;
-                        self.seconds += frames as f64 / f64::from(sample_rate);
-                        self.limits.check_longest(self.seconds)?;
-                        Ok(Some(Frames {
-                            samples,
-                            channels,
-                            sample_rate,
-                        }))
-                    }
-                    Ok(None) => Ok(None),
-                    Err(error) => Err(self.failure.take().unwrap_or(error)),
-                }
+                let block = pcm.next();
+                block.map(|block| {
+                    block.map(|samples| Frames {
+                        samples,
+                        channels,
+                        sample_rate,
+                    })
+                })
             }
+            Kind::Packets(packets) => packets.next_block(),
+            Kind::External(external) => {
+                let (channels, sample_rate) = (external.channels, external.sample_rate);
+                let block = external.next();
+                block.map(|block| {
+                    block.map(|samples| Frames {
+                        samples,
+                        channels,
+                        sample_rate,
+                    })
+                })
+            }
+        };
+        let block = block.map_err(|error| self.failure.take().unwrap_or(error))?;
+        if let Some(frames) = block {
+            self.seconds +=
+                (frames.samples.len() / frames.channels) as f64 / f64::from(frames.sample_rate);
+            self.limits.check_longest(self.seconds)?;
+        }
+        Ok(block)
+    }
+
+    /// Facts about the file; `duration` is that of what has been decoded so far.
+    pub fn facts(&self) -> AudioFacts {
+        let (codec, channels, sample_rate, bit_depth, damaged) = match &self.kind {
+            Kind::Pcm(pcm) => {
+                let layout = &pcm.layout;
+                (
+                    layout.encoding.name(),
+                    usize::from(layout.channels),
+                    layout.sample_rate,
+                    Some(layout.bit_depth),
+                    0.0,
+                )
+            }
+            Kind::Packets(packets) => {
+                let info = &packets.info;
+                let damaged = packets.damaged_frames as f64 / f64::from(info.sample_rate);
+                (
+                    info.codec.clone(),
+                    info.channels,
+                    info.sample_rate,
+                    info.bit_depth,
+                    damaged,
+                )
+            }
+            Kind::External(external) => (
+                external.codec.clone(),
+                external.channels,
+                external.sample_rate,
+                None,
+                0.0,
+            ),
+        };
+        AudioFacts {
+            format: self.format.clone(),
+            codec,
+            duration: self.seconds,
+            channels: channels as u16,
+            sample_rate,
+            bit_depth,
+            damaged,
         }
     }
 
-    /// Container name, such as `wav`.
-    pub fn format(&self) -> &str {
-        match &self.kind {
-            Kind::Pcm(pcm) => pcm.layout.format,
-        }
-    }
-
-    /// Codec name, such as `pcm_s16le`.
-    pub fn codec(&self) -> String {
-        match &self.kind {
-            Kind::Pcm(pcm) => pcm.layout.encoding.name(),
-        }
-    }
-
-    /// Channels of the file.
+    /// Channels of the file, 1 … 64.
     pub fn channels(&self) -> usize {
-        match &self.kind {
-            Kind::Pcm(pcm) => usize::from(pcm.layout.channels),
-        }
+        usize::from(self.facts().channels)
     }
 
     /// Samples per second and channel.
     pub fn sample_rate(&self) -> u32 {
-        match &self.kind {
-            Kind::Pcm(pcm) => pcm.layout.sample_rate,
-        }
-    }
-
-    /// Bits per sample, for codecs that have such a thing.
-    pub fn bit_depth(&self) -> Option<u16> {
-        match &self.kind {
-            Kind::Pcm(pcm) => Some(pcm.layout.bit_depth),
-        }
+        self.facts().sample_rate
     }
 
     /// Length in seconds where it is known without decoding; a guide for progress, not a fact.
     pub fn expected_duration(&self) -> Option<f64> {
         match &self.kind {
             Kind::Pcm(pcm) => Some(pcm.layout.frames() as f64 / f64::from(pcm.layout.sample_rate)),
+            Kind::Packets(packets) => {
+                let info = &packets.info;
+                let frames = info.played.or(info.promised).or(info.expected)?;
+                Some(frames as f64 / f64::from(info.sample_rate))
+            }
+            Kind::External(_) => None,
         }
     }
 
-    /// Seconds that were replaced by silence so far because they could not be decoded.
-    pub fn damaged(&self) -> f64 {
-        0.0
+    /// What decodes, for the probe.
+    pub(crate) fn kind(&mut self) -> &mut Kind {
+        &mut self.kind
+    }
+}
+
+fn open(mut input: AudioInput, limits: &AudioLimits) -> Result<(Kind, String), AudioError> {
+    if input.is_empty() {
+        return Err(AudioError::unreadable("the file is empty"));
+    }
+    let external = |input, demuxer: &'static str, words: &str| {
+        let decoder = ExternalDecoder::open(input, demuxer, words, limits)?;
+        Ok((Kind::External(Box::new(decoder)), demuxer.to_owned()))
+    };
+    let container = sniff::sniff(&mut input)?;
+    let layout = match container {
+        Container::Wav => match riff::read(&mut input)? {
+            Wav::Pcm(layout) => Some(layout),
+            // Microsoft's and IMA's ADPCM are decoded here, the telephone codecs elsewhere.
+            Wav::Coded(2 | 0x11) => None,
+            Wav::Coded(tag) => return external(input, "wav", &format!("WAV codec {tag:#x}")),
+        },
+        Container::Aiff => match aiff::read_aiff(&mut input)? {
+            Some(layout) => Some(layout),
+            None => return external(input, "aiff", "a compressed AIFF"),
+        },
+        Container::Au => match aiff::read_au(&mut input)? {
+            Some(layout) => Some(layout),
+            None => return external(input, "au", "a compressed AU"),
+        },
+        Container::External(demuxer, words) => return external(input, demuxer, words),
+        _ => None,
+    };
+    if let Some(layout) = layout {
+        check_plausible(usize::from(layout.channels), layout.sample_rate)?;
+        let format = layout.format.to_owned();
+        return Ok((Kind::Pcm(PcmDecoder::new(input, layout)), format));
+    }
+    match PacketDecoder::open(input, container)? {
+        Opened::Decoder(decoder) => {
+            let format = decoder.info.format.to_owned();
+            Ok((Kind::Packets(decoder), format))
+        }
+        Opened::External(input, demuxer, words) => external(input, demuxer, &words),
     }
 }
 

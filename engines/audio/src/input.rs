@@ -16,14 +16,21 @@ pub trait ByteSource: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> ByteSource for T {}
 
-/// An audio file to probe or decode.
+/// An audio file to probe or decode. Clones read the same source, each from its own position.
+#[derive(Clone)]
 pub struct AudioInput {
-    source: Mutex<Box<dyn ByteSource>>,
+    shared: Arc<Mutex<Shared>>,
     position: u64,
     start: u64,
     len: u64,
     path: Option<PathBuf>,
     failure: Failure,
+}
+
+/// The source and where it stands.
+struct Shared {
+    source: Box<dyn ByteSource>,
+    position: u64,
 }
 
 impl AudioInput {
@@ -34,9 +41,11 @@ impl AudioInput {
     pub fn new(source: impl ByteSource + 'static) -> Result<Self, AudioError> {
         let mut source: Box<dyn ByteSource> = Box::new(source);
         let len = source.seek(SeekFrom::End(0))?;
-        source.seek(SeekFrom::Start(0))?;
         Ok(Self {
-            source: Mutex::new(source),
+            shared: Arc::new(Mutex::new(Shared {
+                source,
+                position: len,
+            })),
             position: 0,
             start: 0,
             len,
@@ -92,9 +101,11 @@ impl AudioInput {
         self.seek(SeekFrom::Start(offset))?;
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.read(&mut buffer[filled..])? {
-                0 => break,
-                n => filled += n,
+            match self.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(filled)
@@ -108,21 +119,29 @@ impl Read for AudioInput {
         if wanted == 0 {
             return Ok(0);
         }
-        let source = self
-            .source
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        match source.read(&mut buffer[..wanted]) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = self.start + self.position;
+        if shared.position != target {
+            shared.position = u64::MAX;
+            let seek = shared.source.seek(SeekFrom::Start(target));
+            seek.map_err(|error| self.failure.remember(error))?;
+            shared.position = target;
+        }
+        match shared.source.read(&mut buffer[..wanted]) {
             Ok(0) => {
                 let cut = io::Error::other("the stored file ends before its stated length");
                 Err(self.failure.remember(cut))
             }
             Ok(n) => {
+                shared.position += n as u64;
                 self.position += n as u64;
                 Ok(n)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => Err(self.failure.remember(error)),
+            Err(error) => {
+                shared.position = u64::MAX;
+                Err(self.failure.remember(error))
+            }
         }
     }
 }
@@ -134,21 +153,16 @@ impl Seek for AudioInput {
             SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
             SeekFrom::End(delta) => self.len.checked_add_signed(delta),
         };
-        let Some(target) = target.filter(|target| *target <= i64::MAX as u64 - self.start) else {
-            return Err(io::Error::new(
+        match target.filter(|target| *target <= i64::MAX as u64 - self.start) {
+            Some(target) => {
+                self.position = target;
+                Ok(target)
+            }
+            None => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "seek outside the file",
-            ));
-        };
-        let source = self
-            .source
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        source
-            .seek(SeekFrom::Start(self.start + target))
-            .map_err(|error| self.failure.remember(error))?;
-        self.position = target;
-        Ok(target)
+            )),
+        }
     }
 }
 

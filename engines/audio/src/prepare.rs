@@ -140,13 +140,8 @@ pub fn prepare<W: Write + Seek>(
     });
     Ok(Prepared {
         facts: AudioFacts {
-            format: decoder.format().into(),
-            codec: decoder.codec(),
             duration: done,
-            channels: decoder.channels() as u16,
-            sample_rate: decoder.sample_rate(),
-            bit_depth: decoder.bit_depth(),
-            damaged: decoder.damaged(),
+            ..decoder.facts()
         },
         tracks,
     })

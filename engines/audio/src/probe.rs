@@ -1,24 +1,129 @@
 //! Says what an upload is, and refuses what could not be transcribed later.
+//!
+//! Uncompressed files tell all by their size. Compressed ones are walked packet by packet to the end, which finds every break in
+//! the container and the true length; the first seconds and the last packets are decoded. What only ffmpeg reads is decoded whole.
 
+use std::collections::VecDeque;
+
+use crate::decode::{Decoded, Kind, PacketDecoder};
 use crate::{AudioError, AudioFacts, AudioInput, AudioLimits, Decoder};
 
-/// Reads a file's facts from its data. Compressed audio is walked packet by packet, decoding only samples of it.
+/// Seconds decoded at the start.
+const START: f64 = 2.0;
+/// Packets decoded at the end.
+const END: usize = 12;
+/// Longest packet of any codec whose packets do not state their length, in frames.
+const LAST: u64 = 16_384;
+/// A file may hold this much less than its header promises: 0.25 s and a thousandth.
+const MISSING_SECONDS: f64 = 0.25;
+/// See [`MISSING_SECONDS`].
+const MISSING_SHARE: f64 = 0.001;
+
+/// Reads a file's facts from its data.
 ///
 /// # Errors
 /// [`AudioError::TooShort`], [`AudioError::TooLong`] or [`AudioError::Unreadable`] with the precise reason, all of them
 /// an HTTP 400 by [`AudioError::is_client_error`]; [`AudioError::Io`] if storage fails.
 pub fn probe(input: AudioInput, limits: &AudioLimits) -> Result<AudioFacts, AudioError> {
+    let failure = input.failure();
+    probe_stored(input, limits).map_err(|error| failure.take().unwrap_or(error))
+}
+
+fn probe_stored(input: AudioInput, limits: &AudioLimits) -> Result<AudioFacts, AudioError> {
     let mut decoder = Decoder::open(input, limits)?;
-    let duration = decoder.expected_duration().unwrap_or(0.0);
+    let known = decoder.expected_duration();
+    let duration = match decoder.kind() {
+        Kind::Pcm(_) => {
+            let seconds = known.unwrap_or(0.0);
+            limits.check(seconds)?;
+            decoder.next_frames()?;
+            seconds
+        }
+        Kind::Packets(packets) => walk(packets, limits)?,
+        Kind::External(_) => {
+            let mut seconds = 0.0;
+            while let Some(frames) = decoder.next_frames()? {
+                seconds +=
+                    (frames.samples.len() / frames.channels) as f64 / f64::from(frames.sample_rate);
+            }
+            seconds
+        }
+    };
     limits.check(duration)?;
-    decoder.next_frames()?;
     Ok(AudioFacts {
-        format: decoder.format().into(),
-        codec: decoder.codec(),
         duration,
-        channels: decoder.channels() as u16,
-        sample_rate: decoder.sample_rate(),
-        bit_depth: decoder.bit_depth(),
-        damaged: decoder.damaged(),
+        ..decoder.facts()
     })
+}
+
+/// Walks all packets; gives the length in seconds.
+fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioError> {
+    let rate = f64::from(packets.info.sample_rate);
+    let mut last = VecDeque::with_capacity(END);
+    let mut sound = 0_usize;
+    let mut tried = 0_usize;
+    let mut coded = 0_u64;
+    let mut unknown = false;
+    let mut check = |packets: &mut PacketDecoder, packet: &_| -> Result<(), AudioError> {
+        tried += 1;
+        if matches!(packets.decode(packet)?, Decoded::Frames { .. }) {
+            sound += 1;
+        }
+        Ok(())
+    };
+    while let Some(packet) = packets.next_packet()? {
+        let seconds = packets.skip(&packet) as f64 / rate;
+        limits.check_longest(seconds)?;
+        coded += packet.frames;
+        unknown = packet.frames == 0;
+        if seconds < START {
+            check(packets, &packet)?;
+        } else {
+            if last.len() == END {
+                last.pop_front();
+            }
+            last.push_back(packet);
+        }
+    }
+    for packet in &last {
+        check(packets, packet)?;
+    }
+    if tried == 0 {
+        let format = packets.info.format;
+        return Err(AudioError::unreadable(format!(
+            "the {format} file holds no audio data"
+        )));
+    }
+    // Players skip a bad frame here and there; a file whose start and end are mostly bad is not worth a job.
+    if sound * 2 < tried {
+        let codec = &packets.info.codec;
+        return Err(AudioError::unreadable(format!(
+            "its {codec} audio is damaged: {} of {tried} packets tried cannot be decoded",
+            tried - sound
+        )));
+    }
+    if let Some(promised) = packets.info.promised {
+        let (promised, found) = (
+            promised as f64 / rate,
+            coded.max(packets.position()) as f64 / rate,
+        );
+        if found < promised * (1.0 - MISSING_SHARE) - MISSING_SECONDS {
+            let format = packets.info.format;
+            return Err(AudioError::unreadable(format!(
+                "the {format} file is truncated: its header promises {promised:.1} s of audio, {found:.1} s are there"
+            )));
+        }
+    }
+    let played = packets.info.played.unwrap_or(u64::MAX);
+    let mut frames = packets.position().min(played);
+    // The last packet's length may be known to the container alone.
+    if unknown
+        && let Some(expected) = packets
+            .info
+            .expected
+            .filter(|expected| (frames..frames + LAST).contains(expected))
+    {
+        frames = expected;
+    }
+    Ok(frames as f64 / rate)
 }

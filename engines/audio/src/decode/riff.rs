@@ -131,7 +131,10 @@ fn layout(
                 format.block_align, format.channels
             )));
         }
-        (tag, _) => return Ok(Wav::Coded(tag)),
+        (tag, _) => {
+            present_bytes(input, start, size, long_data)?;
+            return Ok(Wav::Coded(tag));
+        }
     };
     let frame_bytes = u64::from(encoding.bytes()) * u64::from(format.channels);
     if format.block_align != 0 && u64::from(format.block_align) != frame_bytes {
@@ -142,6 +145,25 @@ fn layout(
             format.block_align
         )));
     }
+    let len = present_bytes(input, start, size, long_data)?;
+    Ok(Wav::Pcm(PcmLayout {
+        format: "wav",
+        start,
+        len,
+        sample_rate: format.sample_rate,
+        channels: format.channels,
+        encoding,
+        bit_depth: format.valid_bits,
+    }))
+}
+
+/// Bytes of samples that are really there; an error if that is fewer than promised.
+fn present_bytes(
+    input: &AudioInput,
+    start: u64,
+    size: u32,
+    long_data: Option<u64>,
+) -> Result<u64, AudioError> {
     let present = input.len().saturating_sub(start);
     let promised = match (size, long_data) {
         (UNKNOWN_SIZE, Some(long)) if long != 0 && long != u64::MAX => long,
@@ -154,13 +176,23 @@ fn layout(
     if promised > present + TOLERANCE {
         return Err(truncated("WAV", promised, present));
     }
-    Ok(Wav::Pcm(PcmLayout {
-        format: "wav",
-        start,
-        len: promised.min(present),
-        sample_rate: format.sample_rate,
-        channels: format.channels,
-        encoding,
-        bit_depth: format.valid_bits,
-    }))
+    Ok(promised.min(present))
+}
+
+/// Frames in a WAV file by its `fact` chunk: coded ones are padded to whole blocks.
+pub(crate) fn fact(input: &mut AudioInput) -> Result<Option<u64>, AudioError> {
+    let mut position = 12;
+    let mut head = [0; 12];
+    for _ in 0..MAX_CHUNKS {
+        if input.read_at(position, &mut head)? < head.len() || &head[..4] == b"data" {
+            break;
+        }
+        let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        if &head[..4] == b"fact" {
+            let frames = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+            return Ok(Some(u64::from(frames)).filter(|frames| *frames > 0));
+        }
+        position += 8 + u64::from(size) + u64::from(size % 2);
+    }
+    Ok(None)
 }
