@@ -7,6 +7,8 @@
     reason = "a test that cannot go on should say where and stop"
 )]
 
+mod batch_job;
 mod boundaries;
+mod clients;
 mod faults;
 mod product;

@@ -42,6 +42,14 @@ pub fn utterance(name: &str) -> PathBuf {
     repository().join(format!("tests/audio/utterances/{name}.wav"))
 }
 
+/// The words of a text without case and punctuation: what is compared, since a model may punctuate as it likes.
+pub fn words(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
+}
+
 /// Asks `attempt` again until it answers or [`DEADLINE`] is over; then fails with what was waited for.
 pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
