@@ -9,6 +9,7 @@ pub mod error;
 pub mod mel;
 pub mod model_folder;
 pub mod session;
+pub mod transcriber;
 pub mod transcription;
 pub mod vad;
 pub mod whisper;
@@ -16,6 +17,7 @@ pub mod whisper;
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
 pub use error::{EngineError, Result};
 pub use session::{Device, RunGuard, Runtime, RuntimeOptions, SessionOptions};
+pub use transcriber::{BatchTranscriber, TranscribeRequest, TranscriberHandle};
 pub use transcription::{
     CancelFlag, Control, LongForm, Progress, Segment, SpeechRegion, Task, TranscribeOptions,
     Transcription, Word,

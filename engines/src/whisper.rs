@@ -3,6 +3,12 @@
 //! token for token.
 
 pub mod backend;
-pub mod decoding;
+mod decoding;
+mod language;
+mod longform;
 pub mod model;
+pub mod pipeline;
+mod prompt;
+mod segments;
+pub mod timing;
 pub mod tokenizer;

@@ -7,13 +7,13 @@ mod graph;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ndarray::{Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3, Axis};
 use ort::session::Session;
 use ort::value::{DynValue, Tensor, TensorRef};
 
 use crate::error::{EngineError, Result};
 use crate::model_folder::{DecoderGraphs, ModelFolder};
-use crate::session::{RunGuard, Runtime, SessionOptions};
+use crate::session::{Device, RunGuard, Runtime, SessionOptions};
 use crate::whisper::backend::{Backend, Dims, StartLogits};
 use graph::{DecoderGraph, Feed};
 
@@ -93,6 +93,19 @@ impl PublishedModel {
         })
     }
 
+    fn encode_batch(&mut self, mel: ArrayView3<'_, f32>, run: &RunGuard) -> Result<EncoderStates> {
+        let failed = |error: ort::Error| run.error("encoding audio", error);
+        let features = TensorRef::from_array_view(mel).map_err(failed)?;
+        let mut outputs = self
+            .encoder
+            .run_with_options(ort::inputs!["input_features" => features], run.options())
+            .map_err(failed)?;
+        let states = outputs.remove("last_hidden_state").ok_or_else(|| {
+            EngineError::graph("encoding audio", "the encoder has no last_hidden_state")
+        })?;
+        Ok(EncoderStates(Arc::new(states)))
+    }
+
     fn timestamped_graph(&mut self) -> Result<&mut DecoderGraph> {
         if let Timestamped::OnDisk(path) = &self.timestamped {
             let graph = DecoderGraph::load(&self.runtime, path, &self.options)?;
@@ -117,19 +130,15 @@ impl Backend for PublishedModel {
         &self.dims
     }
 
+    /// On the CPU windows are encoded one by one: a batch is no faster there, its attention takes memory by the gigabyte,
+    /// and an int8 encoder would scale one window's activations by the loudest of all.
     fn encode(&mut self, mel: ArrayView3<'_, f32>, run: &RunGuard) -> Result<EncoderStates> {
-        let failed = |error: ort::Error| run.error("encoding audio", error);
-        let features = TensorRef::from_array_view(mel).map_err(failed)?;
-        let mut outputs = self
-            .encoder
-            .run_with_options(ort::inputs!["input_features" => features], run.options())
-            .map_err(failed)?;
-        let states = outputs.remove("last_hidden_state").ok_or_else(|| {
-            EngineError::graph("encoding audio", "the encoder has no last_hidden_state")
-        })?;
-        Ok(EncoderStates(Arc::new(states)))
+        if self.runtime.device() == Device::Cuda || mel.len_of(Axis(0)) == 1 {
+            return self.encode_batch(mel, run);
+        }
+        let windows = mel.axis_chunks_iter(Axis(0), 1).map(|window| self.encode_batch(window, run));
+        concatenate(windows.collect::<Result<Vec<_>>>()?)
     }
-
     fn start(
         &mut self,
         encoded: &EncoderStates,
@@ -259,6 +268,25 @@ impl Backend for PublishedModel {
     fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
+}
+
+/// One batch of several.
+fn concatenate(windows: Vec<EncoderStates>) -> Result<EncoderStates> {
+    let failed = |error: ort::Error| EngineError::graph("collecting encoder states", error);
+    let mut all = Vec::new();
+    let mut shape = Vec::new();
+    for EncoderStates(states) in &windows {
+        let (window_shape, data) = states.try_extract_tensor::<f32>().map_err(failed)?;
+        if shape.is_empty() {
+            shape = window_shape.to_vec();
+            all.reserve_exact(windows.len() * data.len());
+        }
+        all.extend_from_slice(data);
+    }
+    if let Some(n_windows) = shape.first_mut() {
+        *n_windows = windows.len() as i64;
+    }
+    Ok(EncoderStates(Arc::new(Tensor::from_array((shape, all)).map_err(failed)?.into_dyn())))
 }
 
 /// Token ids as `[n_sequences, n_tokens]`.

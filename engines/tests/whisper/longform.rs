@@ -1,0 +1,61 @@
+//! Conversations longer than a window, token for token.
+
+use dalston_engines::TranscribeOptions;
+use serde::Deserialize;
+
+use crate::fixture::{audio, float_model, golden, golden_options, transcribe};
+
+#[derive(Deserialize)]
+struct Dialogues {
+    files: Vec<Dialogue>,
+}
+
+#[derive(Deserialize)]
+struct Dialogue {
+    audio: String,
+    no_prev: Golden,
+    with_prev: Golden,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    text: String,
+    segments: Vec<GoldenSegment>,
+}
+
+#[derive(Deserialize)]
+struct GoldenSegment {
+    start: f64,
+    end: f64,
+    tokens: Vec<u32>,
+}
+
+/// The two dialogues that are in the repository.
+const BUNDLED: [&str; 2] = ["dialogues/dlg01.wav", "dialogues/dlg03.wav"];
+
+fn check(condition_on_previous_text: bool) {
+    let goldens: Dialogues = golden("dialogues_longform.json");
+    let bundled: Vec<&Dialogue> = goldens.files.iter().filter(|file| BUNDLED.contains(&file.audio.as_str())).collect();
+    assert_eq!(bundled.len(), BUNDLED.len());
+    for file in bundled {
+        let expected = if condition_on_previous_text { &file.with_prev } else { &file.no_prev };
+        let options = TranscribeOptions { condition_on_previous_text, ..golden_options() };
+        let answer = transcribe(float_model(), audio(&file.audio), options);
+        for (at, (ours, theirs)) in answer.segments.iter().zip(&expected.segments).enumerate() {
+            assert_eq!(ours.tokens, theirs.tokens, "{} segment {at}", file.audio);
+            assert!((ours.start - theirs.start).abs() < 1e-6 && (ours.end - theirs.end).abs() < 1e-6);
+        }
+        assert_eq!(answer.segments.len(), expected.segments.len(), "{}", file.audio);
+        assert_eq!(answer.text, expected.text.trim());
+    }
+}
+
+#[test]
+fn a_long_file_equals_the_reference() {
+    check(false);
+}
+
+#[test]
+fn a_long_file_prompted_with_its_own_text_equals_the_reference() {
+    check(true);
+}
