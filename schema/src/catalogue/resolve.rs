@@ -176,8 +176,9 @@ fn misfit(offered: &OfferedCapability, wish: &Wish<'_>) -> Option<Misfit> {
     (wish.translate && !offered.translates).then_some(Misfit::Translation)
 }
 
-/// The models that suit, best first: while the language is unknown multilingual ones come first; then quality, then
-/// own word times, then specialists over multilingual ones, then size, then id so that the order never wavers.
+/// The models that suit, best first: models of which nothing is known come last; while the language is unknown
+/// multilingual ones come first; then quality, own word times, specialists over multilingual ones, size, and the id so
+/// that the order never wavers.
 fn rank<'a>(
     offered: impl Iterator<Item = &'a OfferedCapability>,
     wish: &Wish<'_>,
@@ -190,6 +191,7 @@ fn rank<'a>(
         let quality =
             catalogue().quality(&capability.model, &capability.engine, offered.size_bytes);
         (
+            quality == 0,
             wish.language.is_none() && offered.languages.is_some(),
             std::cmp::Reverse(quality),
             !offered.native_words,

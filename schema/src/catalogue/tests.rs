@@ -250,6 +250,19 @@ fn an_imported_model_is_found_by_its_own_name_and_ranked_by_its_size() {
 }
 
 #[test]
+fn auto_prefers_any_real_model_to_one_of_an_unknown_engine() {
+    let mut offered = present(&[NANO]);
+    let mut sleep = entry(BASE).unwrap().offered("cpu", 0);
+    sleep.capability.engine = "sleep".to_owned();
+    sleep.capability.model = "sleep".to_owned();
+    offered.insert(0, sleep);
+    for wish in [Wish::transcribe(None), Wish::transcribe(Some("en"))] {
+        let chosen = resolve("auto", &wish, &offered).chosen();
+        assert_eq!(chosen.unwrap().capability.model, NANO);
+    }
+}
+
+#[test]
 fn the_same_model_on_two_workers_is_ranked_once() {
     let offered = present(&[NANO, NANO, VAD]);
     let Resolution::Auto { ranked } = resolve("auto", &Wish::transcribe(None), &offered) else {
