@@ -117,3 +117,13 @@ pub fn connect(config: &DatabaseConfig) -> Result<PgPool, DbError> {
         .acquire_timeout(Duration::from_secs(10))
         .connect_lazy_with(options))
 }
+
+/// The time, by the database's clock; a host's own clock may be wrong.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn now(pool: &PgPool) -> Result<chrono::DateTime<chrono::Utc>, DbError> {
+    Ok(sqlx::query_scalar("select dalston_now()")
+        .fetch_one(pool)
+        .await?)
+}

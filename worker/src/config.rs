@@ -15,6 +15,10 @@ use crate::load_engine::LoadEngineConfig;
 pub struct WorkerConfig {
     /// How to reach PostgreSQL.
     pub database: DatabaseConfig,
+    /// What stays the same when this very worker is restarted, for example its host and data folder with a number.
+    /// Tasks that an earlier run still holds are then released at once, not when their leases run out. Two workers
+    /// that run at the same time must never share it; `None` when in doubt.
+    pub identity: Option<String>,
     /// Where audio lives. With a folder store, workers on other machines must see the same folder.
     pub storage: StorageConfig,
     /// Folder of model folders. Models added or removed while the worker runs are noticed within
@@ -87,6 +91,7 @@ impl WorkerConfig {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             database,
+            identity: None,
             storage,
             model_dir,
             runtime_library: None,

@@ -1,13 +1,30 @@
 //! Claims tasks, runs their stages on models and completes them.
+//!
+//! [`run`] is a whole worker. Read in this order: [`claim`] takes tasks under leases that [`lease`] keeps, [`execute`] runs
+//! one of them through its [`stage`] and records how it ended. [`maintenance`] are the loops that rescue, purge and sweep;
+//! [`registration`] tells the database what this worker can do.
 
 pub mod assemble;
+mod backoff;
+pub mod claim;
 pub mod config;
 pub mod coverage;
+pub mod environment;
+pub mod execute;
 pub mod failure;
+pub mod lease;
 pub mod load_engine;
+pub mod maintenance;
 pub mod model_pool;
 pub mod model_store;
+pub mod registration;
 pub mod scratch;
+pub mod speech;
+pub mod stage;
 pub mod stop;
+pub mod transcribers;
+mod worker;
 
 pub use config::WorkerConfig;
+pub use load_engine::LoadEngineConfig;
+pub use worker::run;

@@ -72,6 +72,16 @@ impl<M> Clone for ModelPool<M> {
     }
 }
 
+impl<M> std::fmt::Debug for ModelPool<M> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ModelPool")
+            .field("budget", &self.shared.budget)
+            .field("models", &self.shared.entries().len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl<M: Clone + Send + Sync + 'static> ModelPool<M> {
     /// Makes an empty pool. `load` is called on a blocking thread; `budget` is in bytes.
     pub fn new(

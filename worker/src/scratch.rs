@@ -100,6 +100,12 @@ pub struct TaskScratch {
 }
 
 impl TaskScratch {
+    /// The folder itself.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
     /// A path in the folder.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {

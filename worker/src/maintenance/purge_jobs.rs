@@ -1,0 +1,29 @@
+//! Purges jobs past their retention: rows first mark the job as purged and hand it out, then its objects go, then that
+//! is confirmed. A round that dies in between leaves jobs that the next round is handed again.
+
+use dalston_schema::ArtifactKey;
+use dalston_schema::db::maintenance;
+
+use super::Rest;
+use crate::environment::Environment;
+
+/// Most jobs of one round.
+const LIMIT: i32 = 100;
+
+pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
+    let jobs = maintenance::purge_expired_jobs(&environment.pool, LIMIT).await?;
+    let count = jobs.len();
+    for job in jobs {
+        let objects = environment
+            .storage
+            .delete_prefix(&ArtifactKey::job_prefix(job))
+            .await?;
+        maintenance::confirm_purged(&environment.pool, job).await?;
+        tracing::info!(job.id = %job, objects, "job {job} was purged by its retention");
+    }
+    Ok(if count >= LIMIT as usize {
+        Rest::More
+    } else {
+        Rest::Done
+    })
+}

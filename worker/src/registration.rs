@@ -1,0 +1,229 @@
+//! What this worker says about itself: who it is, what it can run, that it is alive. Announced again whenever a model
+//! comes or goes, and whenever the database has forgotten the worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dalston_schema::Stage;
+use dalston_schema::WorkerId;
+use dalston_schema::capability::{Capability, OfferedCapability};
+use dalston_schema::db::PgPool;
+use dalston_schema::db::workers::{self, BeatAnswer, NewWorker, WorkerBeat};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::config::WorkerConfig;
+use crate::lease::Leases;
+use crate::load_engine;
+use crate::model_pool::ModelKey;
+use crate::model_store::{InstalledModel, ModelStore};
+use crate::transcribers::{self, TranscriberPool};
+
+/// Name of the bundled voice activity model.
+pub const VAD_MODEL: &str = "silero-vad";
+
+/// What this worker offers, as the database knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// Capabilities with their row ids.
+    pub capabilities: Vec<(OfferedCapability, i32)>,
+    /// The models on disk.
+    pub models: Arc<Models>,
+}
+
+/// The models on disk, by engine and id.
+pub type Models = BTreeMap<ModelKey, InstalledModel>;
+
+/// Announces the worker and keeps the announcement true.
+pub struct Registration {
+    /// The database.
+    pub pool: PgPool,
+    /// This run of the worker.
+    pub worker: WorkerId,
+    /// Settings.
+    pub config: WorkerConfig,
+    /// `cpu` or `cuda`: where models really run.
+    pub device: &'static str,
+    /// The models on disk.
+    pub store: ModelStore,
+    /// Receives every announcement that the database accepted.
+    pub offer: watch::Sender<Offer>,
+    /// For heartbeats: what runs.
+    pub leases: Leases,
+    /// For heartbeats: what is loaded.
+    pub transcribers: TranscriberPool,
+}
+
+impl Registration {
+    /// Announces until `end`. Raises `drain` when an operator asked the worker to stop.
+    pub async fn keep(&self, drain: &CancellationToken, end: &CancellationToken) {
+        let mut announced: Option<Vec<OfferedCapability>> = None;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut next_scan = Instant::now();
+        let mut next_beat = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(next_scan.min(next_beat)) => {}
+                () = end.cancelled() => return,
+            }
+            let now = Instant::now();
+            if now >= next_scan {
+                next_scan = now + self.config.model_scan_interval;
+                match self.announce_changes(&mut announced).await {
+                    Ok(()) => backoff.reset(),
+                    Err(error) => {
+                        if !backoff.is_failing() {
+                            tracing::warn!(%error, "the worker could not be registered; trying again");
+                        }
+                        next_scan = now + backoff.next_wait();
+                    }
+                }
+            }
+            if now >= next_beat {
+                next_beat = now + self.config.heartbeat_interval;
+                match self.beat().await {
+                    Ok(BeatAnswer::Live) => {}
+                    Ok(BeatAnswer::Draining) => drain.cancel(),
+                    Ok(BeatAnswer::Unknown) => {
+                        if announced.take().is_some() {
+                            tracing::warn!(
+                                "the database has forgotten this worker; registering again"
+                            );
+                        }
+                        next_scan = now;
+                    }
+                    Err(error) => tracing::debug!(%error, "a worker heartbeat failed"),
+                }
+            }
+        }
+    }
+
+    /// Looks at the models on disk and registers when what can be offered differs from what was announced.
+    async fn announce_changes(
+        &self,
+        announced: &mut Option<Vec<OfferedCapability>>,
+    ) -> anyhow::Result<()> {
+        let models: Models = self
+            .store
+            .list()
+            .await?
+            .into_iter()
+            .map(|model| (model_key(&model), model))
+            .collect();
+        let offered = capabilities(&models, self.device, &self.config);
+        if announced.as_ref() == Some(&offered) {
+            return Ok(());
+        }
+        let ids = workers::register(&self.pool, &self.introduction(), &offered).await?;
+        let names: Vec<String> = offered
+            .iter()
+            .map(|offer| name(&offer.capability))
+            .collect();
+        tracing::info!(
+            worker.id = %self.worker,
+            capabilities = names.join(" "),
+            device = self.device,
+            "worker {} offers {}",
+            self.worker,
+            names.join(", "),
+        );
+        self.transcribers
+            .unload_unknown(|key| models.contains_key(key));
+        self.offer.send_replace(Offer {
+            capabilities: offered.iter().cloned().zip(ids).collect(),
+            models: Arc::new(models),
+        });
+        *announced = Some(offered);
+        Ok(())
+    }
+
+    async fn beat(&self) -> Result<BeatAnswer, dalston_schema::db::DbError> {
+        let beat = WorkerBeat {
+            loaded_models: self
+                .transcribers
+                .loaded()
+                .into_iter()
+                .map(|loaded| (loaded.key.model, Some(loaded.bytes)))
+                .collect(),
+            active_tasks: i32::try_from(self.leases.count()).unwrap_or(i32::MAX),
+        };
+        workers::heartbeat(&self.pool, self.worker, &beat).await
+    }
+
+    fn introduction(&self) -> NewWorker {
+        let slots = self.config.concurrency.get() + self.config.light_concurrency.get();
+        NewWorker {
+            id: self.worker,
+            hostname: hostname(),
+            identity: self.config.identity.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.device.to_owned(),
+            slots: i32::try_from(slots).unwrap_or(i32::MAX),
+        }
+    }
+}
+
+/// The key under which a model on disk is loaded.
+fn model_key(model: &InstalledModel) -> ModelKey {
+    ModelKey {
+        engine: model.manifest.engine.clone(),
+        model: model.manifest.id.clone(),
+    }
+}
+
+/// What can be offered with these models: `prepare` when voice activity can be detected, `merge` always, and each
+/// model whose engine this program has.
+fn capabilities(models: &Models, device: &str, config: &WorkerConfig) -> Vec<OfferedCapability> {
+    let mut offered = vec![plain(Stage::Merge)];
+    if models.keys().any(|key| key.model == VAD_MODEL) {
+        offered.push(plain(Stage::Prepare));
+    }
+    offered.extend(
+        models
+            .values()
+            .filter(|model| transcribers::has_engine(&model.manifest.engine))
+            .map(|model| model.offered(device)),
+    );
+    if config.load_engine.is_some() {
+        offered.push(load_engine::capability());
+    }
+    offered.retain(|offer| {
+        config.stages.is_empty() || config.stages.contains(&offer.capability.stage)
+    });
+    offered
+}
+
+fn plain(stage: Stage) -> OfferedCapability {
+    OfferedCapability {
+        capability: Capability::without_model(stage),
+        languages: None,
+        native_words: false,
+        translates: false,
+        size_bytes: 0,
+        device: "cpu".to_owned(),
+        vocabulary_method: "none".to_owned(),
+    }
+}
+
+/// A capability in one word, for logs: `prepare` or `transcribe/whisper/whisper-nano`.
+fn name(capability: &Capability) -> String {
+    if capability.engine.is_empty() {
+        return capability.stage.to_string();
+    }
+    format!(
+        "{}/{}/{}",
+        capability.stage, capability.engine, capability.model
+    )
+}
+
+/// The host's name, from the kernel.
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,52 @@
+//! The `merge` stage: reads what the other tasks of the job answered and stores the transcript.
+
+use dalston_schema::Stage;
+use dalston_schema::db;
+use dalston_schema::db::tasks::Completion;
+use dalston_schema::task::{FinishedTask, TaskStatus, TranscribeResponse};
+
+use super::{TaskContext, answer, prepared, response};
+use crate::assemble::{Parts, assemble};
+use crate::failure::{StageError, StageResult};
+
+pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
+    let finished = context.finished().await?;
+    let prepare = prepared(&finished)?;
+    let transcriptions = completed(&finished)
+        .filter(|task| task.stage == Stage::Transcribe)
+        .map(response::<TranscribeResponse>)
+        .collect::<StageResult<Vec<_>>>()?;
+    if transcriptions.is_empty() {
+        return Err(StageError::permanent("The job has no transcription."));
+    }
+    let mut stages: Vec<Stage> = completed(&finished).map(|task| task.stage).collect();
+    stages.push(Stage::Merge);
+    let transcript = assemble(Parts {
+        job_id: context.job.id,
+        created_at: context.job.created_at,
+        completed_at: db::now(&context.environment.pool).await?,
+        parameters: &context.job.parameters,
+        prepare: &prepare,
+        transcriptions,
+        stages,
+        skipped: finished
+            .iter()
+            .filter(|task| task.status == TaskStatus::Skipped)
+            .map(|task| (task.name.clone(), task.error.clone()))
+            .collect(),
+    });
+    let stats = transcript.stats();
+    context
+        .progress
+        .report(prepare.source.duration, prepare.source.duration);
+    Ok(Completion {
+        transcript: Some((transcript, stats.clone())),
+        ..answer(&stats)?
+    })
+}
+
+fn completed(finished: &[FinishedTask]) -> impl Iterator<Item = &FinishedTask> {
+    finished
+        .iter()
+        .filter(|task| task.status == TaskStatus::Completed)
+}
