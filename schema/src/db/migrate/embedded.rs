@@ -1,0 +1,99 @@
+//! The files of `sql/`, carried in the program. A test compares these lists with the folders.
+
+/// One file: its name without extension, and its text.
+pub(super) type SqlFile = (&'static str, &'static str);
+
+macro_rules! files {
+    ($folder:literal: $($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../../sql/", $folder, "/", $name, ".sql")))),+]
+    };
+}
+
+/// pgmq as plain SQL.
+pub(super) const PGMQ: &str = include_str!("../../../../sql/vendor/pgmq.sql");
+
+/// Applied once each, in this order.
+pub(super) const MIGRATIONS: &[SqlFile] = files!["migrations":
+    "0001_tenants",
+    "0002_api_keys",
+    "0003_jobs",
+    "0004_capabilities",
+    "0005_workers",
+    "0006_tasks",
+    "0007_task_payloads",
+    "0008_task_edges",
+    "0009_transcripts",
+    "0010_job_log",
+    "0011_fair_clock",
+    "0012_audit_log",
+    "0013_request_counts",
+    "0014_job_events_queue",
+];
+
+/// One function each, named like its file; replaced whenever a file changes.
+pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
+    "add_tasks",
+    "advance_fair_clock",
+    "cancel_attempt",
+    "cancel_job",
+    "capability_id",
+    "check_leases",
+    "claim_tasks",
+    "complete_task",
+    "complete_tasks",
+    "confirm_purged",
+    "create_api_key",
+    "dalston_now",
+    "delete_job",
+    "delete_job_audio",
+    "deregister_worker",
+    "drain_worker",
+    "end_task",
+    "ensure_admin_key",
+    "extend_leases",
+    "fail_task",
+    "fan_out",
+    "forget_workers",
+    "give_back_task",
+    "give_back_tasks",
+    "job_progress",
+    "job_stage",
+    "job_stats",
+    "promote_held",
+    "promote_scheduled",
+    "publish_job_states",
+    "purge_expired_jobs",
+    "register_worker",
+    "rename_job",
+    "reopen_attempt",
+    "reopen_tasks",
+    "rescue_tasks",
+    "retry_job",
+    "retry_task",
+    "search_transcripts",
+    "set_priority",
+    "set_tenant_cap",
+    "settle_tasks",
+    "store_transcript",
+    "submit_job",
+    "take_request",
+    "task_state",
+    "task_status",
+    "trim_logs",
+    "use_api_key",
+    "worker_heartbeat",
+];
+
+/// One view each, in an order in which each needs only earlier ones; replaced whenever a function or view changes.
+pub(super) const VIEWS: &[SqlFile] = files!["views":
+    "job_details",
+    "task_details",
+    "worker_details",
+    "offered_capabilities",
+    "job_overview",
+    "task_overview",
+    "queue_depth",
+    "worker_status",
+    "stuck_tasks",
+    "tenant_usage",
+];

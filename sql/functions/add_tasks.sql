@@ -1,0 +1,68 @@
+-- add_tasks: inserts planned tasks (a JSON array of NewTask) with their payloads and edges into a job whose row the
+-- caller holds, and answers the capabilities that became ready. p_before are existing tasks that must wait for all of
+-- them. Called by submit_job and, for fan-out, by complete_tasks. A capped tenant's tasks come in as held; the caller
+-- promotes afterwards.
+create or replace function add_tasks(
+  p_job uuid, p_tasks jsonb, p_before uuid[], p_spawned_by uuid, p_capped boolean, p_now timestamptz
+) returns int[]
+language plpgsql
+as $$
+declare
+  v_job jobs;
+  v_ready int[];
+begin
+  select * into v_job from jobs where id = p_job;
+
+  -- New capabilities are rare; existing ones are only read, so that submits do not wait for each other here.
+  perform capability_id(n.stage, n.engine, n.model)
+     from (select distinct stage, engine, model
+             from jsonb_to_recordset(p_tasks) as r (stage text, engine text, model text)) n
+    where not exists (select from capabilities c
+                       where c.stage = n.stage and c.engine = n.engine and c.model = n.model);
+
+  with planned as materialized (
+    select r.id, r.stage, r.engine, r.model, r.name, r.needs, r.required, r.max_attempts, r.chosen_because, r.request
+      from jsonb_to_recordset(p_tasks) as r (
+             id uuid, stage text, engine text, model text, name text, needs uuid[], required boolean,
+             max_attempts smallint, chosen_because text, request jsonb)
+  ), need as materialized (
+    select distinct p.id as child_id, n.id as parent_id from planned p cross join unnest(p.needs) as n (id)
+  ), unmet as (
+    -- A need that is already done (the task that fans out, above all) is an edge but not waited for.
+    select n.child_id, count(*)::int as unmet
+      from need n left join tasks t on t.id = n.parent_id
+     where t.id is null or t.state not in (3, 5)
+     group by n.child_id
+  ), inserted as (
+    insert into tasks (id, job_id, tenant_id, fair_key, priority, capability_id, name, required, max_attempts,
+                       unmet, state, ready_at, total_seconds, ends_job, starts_job, capped, spawned_by)
+    select p.id, p_job, v_job.tenant_id, v_job.fair_key, v_job.priority, c.id, p.name, p.required, p.max_attempts,
+           coalesce(u.unmet, 0),
+           case when u.unmet > 0 then 0 when p_capped then 8 else 1 end,
+           case when u.unmet > 0 then null else p_now end,
+           coalesce((p.request->'chunk'->>'end')::double precision - (p.request->'chunk'->>'start')::double precision,
+                    v_job.audio_duration_seconds),
+           p_before = '{}' and p.id not in (select parent_id from need),
+           cardinality(p.needs) = 0 and p_spawned_by is null,
+           p_capped, p_spawned_by
+      from planned p
+      join capabilities c on c.stage = p.stage and c.engine = p.engine and c.model = p.model
+      left join unmet u on u.child_id = p.id
+    returning id, state, capability_id
+  ), payloads as (
+    insert into task_payloads (task_id, request, chosen_because)
+    select id, request, chosen_because from planned
+  ), edges as (
+    insert into task_edges (parent_id, child_id)
+    select parent_id, child_id from need
+    union all
+    select p.id, b.id from planned p cross join unnest(p_before) as b (id)
+  )
+  select array_agg(distinct capability_id) into v_ready from inserted where state = 1;
+
+  if p_before <> '{}' then
+    update tasks set unmet = unmet + jsonb_array_length(p_tasks) where id = any(p_before) and state = 0;
+  end if;
+  return coalesce(v_ready, '{}');
+end
+$$;

@@ -1,0 +1,11 @@
+-- check_leases: what became of these leases, in the order asked: held, cancelled or lost. Reads only, so workers may
+-- ask every second, which is how a cancellation reaches a running model call.
+create or replace function check_leases(p_tasks uuid[], p_leases bigint[]) returns text[]
+language sql stable
+as $$
+  select coalesce(array_agg(case when t.id is null then 'lost' when j.status = 'cancelling' then 'cancelled' else 'held' end
+                            order by a.n), '{}')
+    from unnest(p_tasks, p_leases) with ordinality as a (id, lease, n)
+    left join tasks t on t.id = a.id and t.lease = a.lease and t.state = 2
+    left join jobs j on j.id = t.job_id
+$$;

@@ -1,0 +1,26 @@
+-- purge_expired_jobs: purges jobs past their retention: transcript and payloads are deleted, the row stays. Answers the
+-- jobs whose objects must go; one that is not confirmed by confirm_purged is named again, so a crash in between leaves
+-- nothing behind. Called by maintenance.
+create or replace function purge_expired_jobs(p_limit int) returns setof uuid
+language plpgsql
+as $$
+declare
+  v_now timestamptz := dalston_now();
+  v_all uuid[];
+  v_new uuid[];
+begin
+  select array_agg(due.id), array_agg(due.id) filter (where due.purged_at is null) into v_all, v_new
+    from (select j.id, j.purged_at from jobs j
+           where j.purge_after <= v_now and j.objects_deleted_at is null
+           order by j.purge_after limit p_limit for no key update skip locked) due;
+  if v_new is not null then
+    delete from transcripts where job_id = any(v_new);
+    delete from task_payloads where task_id in (select id from tasks where job_id = any(v_new));
+    update jobs set purged_at = v_now, audio_key = null where id = any(v_new);
+    perform pgmq.send_batch('job_events', array(
+      select jsonb_build_object('type', 'job.purged', 'job_id', id, 'tenant_id', tenant_id, 'at', v_now)
+        from jobs where id = any(v_new)));
+  end if;
+  return query select unnest(v_all);
+end
+$$;

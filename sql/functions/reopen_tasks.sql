@@ -1,0 +1,44 @@
+-- reopen_tasks: sets ended tasks of a finished job back to the start, with fresh attempts, and the job to running.
+-- Tasks that a reopened task had added are removed: it will add them again. Called by retry_job and retry_task, which
+-- hold the job's row. Answers the capabilities that became ready.
+create or replace function reopen_tasks(p_job uuid, p_tasks uuid[], p_now timestamptz) returns int[]
+language plpgsql
+as $$
+declare
+  v_tenant uuid;
+  v_capped boolean;
+  v_ready int[];
+begin
+  delete from tasks where job_id = p_job and spawned_by = any(p_tasks);
+  update task_payloads set response = null, error = null where task_id = any(p_tasks);
+  with need as materialized (
+    select e.child_id, count(*)::int as unmet
+      from task_edges e join tasks p on p.id = e.parent_id
+     where e.child_id = any(p_tasks) and (p.id = any(p_tasks) or p.state not in (3, 5))
+     group by e.child_id
+  ), reopened as (
+    update tasks t
+       set unmet = coalesce(n.unmet, 0),
+           state = case when n.unmet > 0 then 0 when t.capped then 8 else 1 end,
+           ready_at = case when n.unmet > 0 then null else p_now end,
+           attempt = 0, retries = 0, crashes = 0, done_seconds = 0, started_at = null, completed_at = null, run_at = null
+      from unnest(p_tasks) as a (id) left join need n on n.child_id = a.id
+     where t.id = a.id
+    returning t.state, t.capability_id, t.capped
+  )
+  select array_agg(distinct capability_id) filter (where state = 1), bool_or(capped) into v_ready, v_capped from reopened;
+
+  update jobs
+     set status = 'running', started_at = coalesce(started_at, p_now), completed_at = null, error = null,
+         cancel_requested_at = null, purge_after = null,
+         open_ends = (select count(*) from tasks where job_id = p_job and ends_job and state not in (3, 4, 5, 6))
+   where id = p_job
+  returning tenant_id into v_tenant;
+  perform publish_job_states(array[p_job], p_now);
+  v_ready := coalesce(v_ready, '{}');
+  if v_capped then
+    v_ready := v_ready || promote_held(array[v_tenant], p_now);
+  end if;
+  return v_ready;
+end
+$$;

@@ -1,0 +1,15 @@
+-- offered_capabilities: what the live workers can run between them; what the planner plans with.
+create view offered_capabilities as
+select distinct on (k.id) k.id as capability_id, k.stage, k.engine, k.model,
+       jsonb_build_object(
+         'stage', k.stage, 'engine', k.engine, 'model', k.model, 'languages', c.languages,
+         'native_words', c.native_words, 'translates', c.translates, 'size_bytes', c.size_bytes,
+         'device', c.device, 'vocabulary_method', c.vocabulary_method) as offer
+  from workers w
+  join worker_capabilities c on c.worker_id = w.id
+  join capabilities k on k.id = c.capability_id
+ where not w.draining and w.last_seen_at > dalston_now() - interval '1 min'
+ order by k.id, c.device desc, w.started_at desc;
+
+comment on view offered_capabilities is 'What the live workers can run between them, one row per capability; where several offer the same, cuda goes before cpu, then the newest worker.';
+comment on column offered_capabilities.offer is 'Stage, engine, model and what a planner must know, as JSON.';
