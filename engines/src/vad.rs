@@ -130,7 +130,7 @@ impl SileroVad {
     ) -> Result<Vec<SpeechSpan>> {
         let mut timestamps = SpeechTimestamps::new(options);
         self.probabilities(audio, control, &mut |probability| {
-            timestamps.push(probability)
+            timestamps.push(probability);
         })?;
         Ok(timestamps.finish(audio.n_samples()))
     }

@@ -40,7 +40,32 @@ pub struct Decoder {
     format: String,
     failure: Failure,
     limits: AudioLimits,
-    seconds: f64,
+    clock: Clock,
+}
+
+/// Seconds counted in whole frames, so that they do not drift.
+#[derive(Debug, Default, Clone, Copy)]
+struct Clock {
+    before: f64,
+    rate: u32,
+    frames: u64,
+}
+
+impl Clock {
+    fn add(&mut self, block: Frames<'_>) {
+        if block.sample_rate != self.rate {
+            *self = Self {
+                before: self.seconds(),
+                rate: block.sample_rate,
+                frames: 0,
+            };
+        }
+        self.frames += (block.samples.len() / block.channels) as u64;
+    }
+
+    fn seconds(self) -> f64 {
+        self.before + self.frames as f64 / f64::from(self.rate.max(1))
+    }
 }
 
 pub(crate) enum Kind {
@@ -65,7 +90,7 @@ impl Decoder {
             format,
             failure,
             limits: *limits,
-            seconds: 0.0,
+            clock: Clock::default(),
         })
     }
 
@@ -103,9 +128,8 @@ impl Decoder {
         };
         let block = block.map_err(|error| self.failure.take().unwrap_or(error))?;
         if let Some(frames) = block {
-            self.seconds +=
-                (frames.samples.len() / frames.channels) as f64 / f64::from(frames.sample_rate);
-            self.limits.check_longest(self.seconds)?;
+            self.clock.add(frames);
+            self.limits.check_longest(self.clock.seconds())?;
         }
         Ok(block)
     }
@@ -145,12 +169,17 @@ impl Decoder {
         AudioFacts {
             format: self.format.clone(),
             codec,
-            duration: self.seconds,
+            duration: self.clock.seconds(),
             channels: channels as u16,
             sample_rate,
             bit_depth,
             damaged,
         }
+    }
+
+    /// Seconds decoded so far.
+    pub fn seconds(&self) -> f64 {
+        self.clock.seconds()
     }
 
     /// Channels of the file, 1 … 64.

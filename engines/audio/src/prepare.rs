@@ -109,14 +109,12 @@ pub fn prepare<W: Write + Seek>(
             options.peaks,
         )?);
     }
-    let mut done = 0.0;
     let mut reported = 0.0;
     let mut mono = Vec::new();
     while let Some(frames) = decoder.next_frames()? {
         if cancel.load(Ordering::Relaxed) {
             return Err(AudioError::Cancelled);
         }
-        done += (frames.samples.len() / frames.channels) as f64 / f64::from(frames.sample_rate);
         for (index, track) in tracks.iter_mut().enumerate() {
             match options.channels {
                 ChannelMode::Mix => mix(frames, &mut mono),
@@ -124,11 +122,13 @@ pub fn prepare<W: Write + Seek>(
             }
             track.push(&mono, frames.sample_rate)?;
         }
+        let done = decoder.seconds();
         if done >= reported + 1.0 {
             reported = done;
             progress(PrepareProgress { done, total });
         }
     }
+    let done = decoder.seconds();
     options.limits.check(done)?;
     let tracks = tracks
         .into_iter()
@@ -139,10 +139,7 @@ pub fn prepare<W: Write + Seek>(
         total: Some(done),
     });
     Ok(Prepared {
-        facts: AudioFacts {
-            duration: done,
-            ..decoder.facts()
-        },
+        facts: decoder.facts(),
         tracks,
     })
 }

@@ -33,20 +33,17 @@ fn probe_stored(input: AudioInput, limits: &AudioLimits) -> Result<AudioFacts, A
     let mut decoder = Decoder::open(input, limits)?;
     let known = decoder.expected_duration();
     let duration = match decoder.kind() {
-        Kind::Pcm(_) => {
+        Kind::Pcm(pcm) => {
             let seconds = known.unwrap_or(0.0);
             limits.check(seconds)?;
+            pcm.check_end()?;
             decoder.next_frames()?;
             seconds
         }
         Kind::Packets(packets) => walk(packets, limits)?,
         Kind::External(_) => {
-            let mut seconds = 0.0;
-            while let Some(frames) = decoder.next_frames()? {
-                seconds +=
-                    (frames.samples.len() / frames.channels) as f64 / f64::from(frames.sample_rate);
-            }
-            seconds
+            while decoder.next_frames()?.is_some() {}
+            decoder.seconds()
         }
     };
     limits.check(duration)?;

@@ -1,11 +1,7 @@
 //! Every format users have is decoded to the same signal: right length, right channel, right moment.
 
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod signal;
-
+use crate::signal::{Channel, best_match, ffmpeg_is_installed, fixture, prepared, reference};
 use dalston_audio::{AudioError, AudioInput, AudioLimits, ChannelMode, probe};
-use signal::{Channel, best_match, ffmpeg_is_installed, fixture, prepared, reference};
 
 /// One fixture: what it is, and which part of the reference signal each of its channels carries.
 struct Case {
@@ -64,7 +60,6 @@ const NATIVE: &[Case] = &[
     case("mulaw.aifc", "aiff", "pcm_mulaw", 8_000, MONO, 1.2),
     case("s16.au", "au", "pcm_s16be", 8_000, MONO, 1.2),
     case("s16.caf", "caf", "pcm_s16be", 8_000, MONO, 1.2),
-    case("alac.caf", "caf", "alac", 16_000, MONO, 1.28),
     case("flac16.flac", "flac", "flac", 16_000, STEREO, 1.2),
     case("flac24.flac", "flac", "flac", 16_000, MONO, 0.8),
     case("hz192000.flac", "flac", "flac", 192_000, MONO, 0.4),
@@ -111,6 +106,8 @@ const LOOSE: &[(Case, f64)] = &[
         0.0,
     ),
     (case("adts.aac", "adts", "aac", 44_100, MONO, 1.2), 0.1),
+    // Its packet table counts the last packet as a full one.
+    (case("alac.caf", "caf", "alac", 16_000, MONO, 1.28), 0.08),
 ];
 
 const EXTERNAL: &[Case] = &[
@@ -173,7 +170,7 @@ fn check(case: &Case, late: f64, least: f64) {
     let (done, tracks) = prepared(fixture(file), ChannelMode::Split)
         .unwrap_or_else(|error| panic!("{file}: {error}"));
     assert!(
-        (done.facts.duration - facts.duration).abs() <= 0.03,
+        (done.facts.duration - facts.duration).abs() <= 0.03 + late,
         "{file}: {} s prepared, {} s probed",
         done.facts.duration,
         facts.duration
@@ -243,7 +240,7 @@ fn formats_that_rust_cannot_decode_go_through_ffmpeg_or_say_that_it_is_missing()
 fn an_input_without_a_path_is_decoded_all_the_same() {
     for case in NATIVE.iter().chain(EXTERNAL) {
         if case.format == "mp4" || case.format == "asf" && ffmpeg_is_installed() {
-            let bytes = std::fs::read(signal::path(case.file)).unwrap();
+            let bytes = std::fs::read(crate::signal::path(case.file)).unwrap();
             let input = AudioInput::new(std::io::Cursor::new(bytes)).unwrap();
             assert_eq!(
                 probe(input, &AudioLimits::default()).unwrap().codec,

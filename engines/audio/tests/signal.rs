@@ -1,11 +1,5 @@
 //! The signal all fixtures carry, and the tools that compare what came back with it.
 
-#![allow(
-    clippy::unwrap_used,
-    dead_code,
-    reason = "a failed unwrap is a failed test; each test binary uses a part"
-)]
-
 use std::f64::consts::TAU;
 use std::fs::File;
 use std::io::Cursor;
@@ -68,12 +62,14 @@ pub fn best_match(expected: &[f32], found: &[f32], reach: usize) -> (i64, f64) {
         .unwrap()
 }
 
+/// Where a fixture is.
 pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
 }
 
+/// A fixture as a local file.
 pub fn fixture(name: &str) -> AudioInput {
     AudioInput::open(&path(name)).unwrap()
 }
@@ -112,6 +108,7 @@ pub fn in_memory(bytes: Vec<u8>) -> AudioInput {
     AudioInput::new(Cursor::new(bytes)).unwrap()
 }
 
+/// Whether the crate will find an ffmpeg.
 pub fn ffmpeg_is_installed() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join("ffmpeg").is_file())

@@ -1,4 +1,4 @@
-//! The index of an MP4 or QuickTime file: where the audio track's samples are, when they play, and whether they are all there.
+//! The index of an MP4 or `QuickTime` file: where the audio track's samples are, when they play, and whether they are all there.
 //!
 //! Only the audio's bytes are read this way, however large the video beside them is (ISO/IEC 14496-12).
 

@@ -63,7 +63,7 @@ impl Encoding {
     fn decode(self, from: &[u8], to: &mut Vec<f32>) {
         match self {
             Self::Unsigned8 => {
-                to.extend(from.iter().map(|&byte| (f32::from(byte) - 128.0) / 128.0))
+                to.extend(from.iter().map(|&byte| (f32::from(byte) - 128.0) / 128.0));
             }
             Self::MuLaw => to.extend(from.iter().map(|&byte| f32::from(mu_law(byte)) / 32_768.0)),
             Self::ALaw => to.extend(from.iter().map(|&byte| f32::from(a_law(byte)) / 32_768.0)),
@@ -79,7 +79,7 @@ impl Encoding {
             Self::Signed { bytes, big_endian } => {
                 to.extend(from.chunks_exact(usize::from(bytes)).map(|sample| {
                     (f64::from(top_bits(sample, big_endian)) / 2_147_483_648.0) as f32
-                }))
+                }));
             }
             Self::Float {
                 bytes: 4,
@@ -204,6 +204,15 @@ impl PcmDecoder {
             bytes: Vec::new(),
             samples: Vec::new(),
         }
+    }
+
+    /// Reads the last frame, so that storage which lost the end is found out before it matters.
+    pub fn check_end(&mut self) -> Result<(), AudioError> {
+        let frame_bytes = self.layout.frame_bytes();
+        let mut frame = vec![0; frame_bytes as usize];
+        let offset = self.layout.start + self.layout.frames().saturating_sub(1) * frame_bytes;
+        self.input.read_at(offset, &mut frame)?;
+        Ok(())
     }
 
     /// The next block of interleaved samples, or None at the end.

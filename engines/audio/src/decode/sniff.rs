@@ -113,7 +113,7 @@ fn foreign(words: &str) -> AudioError {
     AudioError::unreadable(format!("it is {words}, not audio"))
 }
 
-/// Hides ID3v2 tags, which may stand in front of MP3, AAC, FLAC, AIFF and WAV alike.
+/// Hides `ID3v2` tags, which may stand in front of MP3, AAC, FLAC, AIFF and WAV alike.
 fn skip_id3(input: &mut AudioInput) -> Result<(), AudioError> {
     let mut header = [0; 10];
     while input.read_at(0, &mut header)? == header.len() && &header[..3] == b"ID3" {
