@@ -44,8 +44,8 @@ pub fn part_path(folder: &Path, file: &RemoteFile) -> PathBuf {
 /// after a wrong checksum, what has arrived stays for the next pull.
 pub async fn fetch(job: &Job<'_>, file: &RemoteFile, url: &Url) -> Result<ModelFile> {
     let part = part_path(job.folder, file);
-    if file.hash.is_none() {
-        // Without a hash nothing tells whether the rest would fit what is here.
+    if file.hash.is_none() || file.size.is_none() {
+        // Nothing would tell whether the rest fits what is here.
         remove_file(&part)?;
     }
     let mut tries = 0;

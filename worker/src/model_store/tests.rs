@@ -371,6 +371,10 @@ impl SmallDisk {
             .is_ok_and(|status| status.success())
             .then(|| Self(folder))
     }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 impl Drop for SmallDisk {
@@ -392,7 +396,7 @@ async fn a_full_disk_is_told_and_nothing_is_left_on_it() {
         eprintln!("not allowed to mount a small disk here: only the error's text was tested");
         return;
     };
-    let store = ModelStore::open(disk.0.path()).unwrap();
+    let store = ModelStore::open(disk.path()).unwrap();
     let nano = repository_models().join("whisper-nano");
     let error = store
         .import(&nano, None, &Transfer::default())

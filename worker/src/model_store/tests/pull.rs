@@ -4,7 +4,7 @@ use std::time::Duration;
 use dalston_schema::catalogue::Precision;
 
 use super::hub_server::{COMMIT, Fault, HubServer};
-use super::{ids, repository_models, store};
+use super::{SmallDisk, files_in, ids, repository_models, store};
 use crate::model_store::*;
 
 const TINY: &str = "onnx-community/whisper-tiny_timestamped";
@@ -39,8 +39,6 @@ async fn hub_with(repository: &str) -> HubServer {
 }
 
 fn settings(hub: &HubServer) -> HubSettings {
-    // A second call finds the provider of the first; either way there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     HubSettings {
         endpoint: hub.url.clone(),
         retry_after: Duration::from_millis(1),
@@ -489,4 +487,20 @@ async fn what_cannot_be_pulled_is_told_before_anything_is_asked() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("no complete ONNX export"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pull_that_fills_the_disk_gives_it_back() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("not allowed to mount a small disk here: nothing was tested");
+        return;
+    };
+    let store = ModelStore::open(disk.path()).unwrap();
+    let hub = hub_with(TINY).await;
+    let error = store
+        .pull(TINY, &settings(&hub), &Transfer::default())
+        .await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, ModelStoreError::DiskFull { .. }), "{error}");
+    assert!(files_in(store.root()).is_empty());
 }
