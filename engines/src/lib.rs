@@ -8,6 +8,7 @@ pub mod chunking;
 pub mod error;
 pub mod mel;
 pub mod model_folder;
+pub mod registry;
 pub mod session;
 pub mod transcriber;
 pub mod transcription;
@@ -16,6 +17,8 @@ pub mod whisper;
 
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
 pub use error::{EngineError, Result};
+pub use model_folder::Precision;
+pub use registry::{ENGINES, EngineSpec, LoadOptions, ModelDescription, Stage};
 pub use session::{Device, RunGuard, Runtime, RuntimeOptions, SessionOptions};
 pub use transcriber::{BatchTranscriber, TranscribeRequest, TranscriberHandle};
 pub use transcription::{

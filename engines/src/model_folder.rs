@@ -2,6 +2,7 @@
 //! are there and which to run, and every size and token id from its own files. Nothing is guessed from a name.
 
 use std::collections::HashMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -58,6 +59,24 @@ impl Graphs {
         };
         file_bytes(&self.encoder) + decoder
     }
+}
+
+/// Whether a graph has an output of that name. The protobuf holds names in plain text, and a graph's outputs after its
+/// weights, so the end of a file of hundreds of megabytes is enough.
+fn has_output(graph: &Path, name: &str) -> bool {
+    const TAIL: u64 = 4 << 20;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(graph)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    read().is_ok_and(|tail| {
+        tail.windows(name.len())
+            .any(|bytes| bytes == name.as_bytes())
+    })
 }
 
 /// A graph and its external weights (`x.onnx_data`, `x.onnx.data`).
@@ -212,6 +231,14 @@ impl ModelFolder {
     /// Whether the model knows more than English.
     pub fn is_multilingual(&self) -> bool {
         !self.tokens.languages.is_empty()
+    }
+
+    /// Whether a decoder of the folder outputs cross-attentions, by the names its graph file holds.
+    pub fn has_cross_attention(&self) -> bool {
+        let prompt = match &self.graphs.decoder {
+            DecoderGraphs::Merged(path) | DecoderGraphs::WithPast { prompt: path, .. } => path,
+        };
+        self.graphs.timestamped_decoder.is_some() || has_output(prompt, "cross_attentions.0")
     }
 }
 

@@ -1,7 +1,9 @@
 //! A model owned by one thread, and the handle others send it work through. The thread keeps every active request and
 //! batches pieces of several into each model call, in turns, so that a short file is not stuck behind a long one.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,7 +68,12 @@ pub struct TranscribeRequest {
 impl TranscribeRequest {
     /// A request without control or time limit of its own.
     pub fn new(audio: Arc<dyn AudioSource>, options: TranscribeOptions) -> Self {
-        Self { audio, options, control: Control::default(), time_limit: None }
+        Self {
+            audio,
+            options,
+            control: Control::default(),
+            time_limit: None,
+        }
     }
 }
 
@@ -127,7 +134,12 @@ impl TranscriberHandle {
             .name(name.to_owned())
             .spawn(move || serve(model, &receiver, &calls))
             .map_err(|error| EngineError::graph("starting the model's thread", error))?;
-        let shared = Shared { requests: Some(sender), thread: Some(thread), current, weight_bytes };
+        let shared = Shared {
+            requests: Some(sender),
+            thread: Some(thread),
+            current,
+            weight_bytes,
+        };
         Ok(Self(Arc::new(shared)))
     }
 
@@ -138,12 +150,18 @@ impl TranscriberHandle {
     /// [`EngineError::TimeLimit`], [`EngineError::Unloaded`] when the thread has ended.
     pub fn transcribe(&self, request: TranscribeRequest) -> Result<Transcription> {
         let audio_s = request.audio.duration();
-        let limit = request.time_limit.unwrap_or_else(|| default_time_limit(audio_s));
+        let limit = request
+            .time_limit
+            .unwrap_or_else(|| default_time_limit(audio_s));
         let deadline = Instant::now() + limit;
         let cancel = request.control.cancel.clone();
         let abandoned = CancelFlag::new();
         let (reply, answer) = sync_channel(1);
-        let pending = Pending { request, abandoned: abandoned.clone(), reply };
+        let pending = Pending {
+            request,
+            abandoned: abandoned.clone(),
+            reply,
+        };
         let sender = self.0.requests.as_ref().ok_or(EngineError::Unloaded)?;
         sender.send(pending).map_err(|_| EngineError::Unloaded)?;
         loop {
@@ -155,7 +173,10 @@ impl TranscriberHandle {
             let why = if cancel.is_cancelled() {
                 EngineError::Cancelled
             } else if Instant::now() >= deadline {
-                EngineError::TimeLimit { limit_s: limit.as_secs_f64(), audio_s }
+                EngineError::TimeLimit {
+                    limit_s: limit.as_secs_f64(),
+                    audio_s,
+                }
             } else {
                 continue;
             };
@@ -198,10 +219,17 @@ fn serve<M: BatchTranscriber>(mut model: M, requests: &Receiver<Pending>, curren
             continue;
         }
         let outcome = RunGuard::new().and_then(|run| {
-            current.set(Some((run.clone(), active.iter().map(|request| request.abandoned.clone()).collect())));
+            current.set(Some((
+                run.clone(),
+                active
+                    .iter()
+                    .map(|request| request.abandoned.clone())
+                    .collect(),
+            )));
             // A caller that gave up before the call was announced found nothing to stop.
             current.stop_if_abandoned();
-            let mut jobs: Vec<&mut M::Job> = active.iter_mut().map(|request| &mut request.job).collect();
+            let mut jobs: Vec<&mut M::Job> =
+                active.iter_mut().map(|request| &mut request.job).collect();
             let outcome = model.step(&mut jobs, &run);
             current.set(None);
             outcome
@@ -230,20 +258,31 @@ fn take_requests<M: BatchTranscriber>(
         } else {
             requests.try_recv()
         };
-        let Pending { request, abandoned, reply } = match pending {
+        let Pending {
+            request,
+            abandoned,
+            reply,
+        } = match pending {
             Ok(pending) => pending,
             Err(TryRecvError::Empty) => return true,
             Err(TryRecvError::Disconnected) => return !active.is_empty(),
         };
         match model.begin(request.audio, request.options, abandoned.clone()) {
-            Ok(job) => active.push(Active { job, control: request.control, abandoned, reply }),
+            Ok(job) => active.push(Active {
+                job,
+                control: request.control,
+                abandoned,
+                reply,
+            }),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 }
 
 fn answer_finished<M: BatchTranscriber>(model: &M, active: &mut Vec<Active<M::Job>>) {
-    let (done, rest): (Vec<_>, Vec<_>) = active.drain(..).partition(|request| M::is_done(&request.job));
+    let (done, rest): (Vec<_>, Vec<_>) = active
+        .drain(..)
+        .partition(|request| M::is_done(&request.job));
     *active = rest;
     for request in active.iter() {
         request.control.report(M::progress(&request.job));

@@ -36,12 +36,18 @@ pub(crate) fn detect_language<B: Backend>(
     backend.start(encoded, windows, &prompts, 0, &mut logits, run)?;
     let n_vocab = backend.dims().n_vocab;
     let detected = logits.at_sot.chunks_exact(n_vocab).map(|row| {
-        let among: Vec<f32> = special.languages.iter().map(|(_, token)| row[*token as usize]).collect();
+        let among: Vec<f32> = special
+            .languages
+            .iter()
+            .map(|(_, token)| row[*token as usize])
+            .collect();
         let best = probability::argmax(&among);
         Detected {
             code: special.languages[best].0.clone(),
             probability: probability::probability(&among, best),
-            no_speech_prob: special.no_speech.map_or(0.0, |token| probability::probability(row, token as usize)),
+            no_speech_prob: special
+                .no_speech
+                .map_or(0.0, |token| probability::probability(row, token as usize)),
         }
     });
     Ok(detected.collect())

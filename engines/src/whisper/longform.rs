@@ -93,19 +93,31 @@ impl Walk {
     ///
     /// # Errors
     /// [`crate::EngineError::Audio`] when the audio cannot be read.
-    pub(crate) fn new(audio: Arc<dyn AudioSource>, options: &TranscribeOptions, shape: WindowShape) -> Result<Self> {
+    pub(crate) fn new(
+        audio: Arc<dyn AudioSource>,
+        options: &TranscribeOptions,
+        shape: WindowShape,
+    ) -> Result<Self> {
         let n_samples = audio.n_samples();
         let mode = match &options.long_form {
             LongForm::Sequential => Mode::Sequential {
                 seek: 0,
-                n_frames: usize::try_from(n_samples.div_ceil(shape.hop_length as u64)).unwrap_or(usize::MAX),
+                n_frames: usize::try_from(n_samples.div_ceil(shape.hop_length as u64))
+                    .unwrap_or(usize::MAX),
                 maximum: None,
                 previous: Vec::new(),
                 condition: options.condition_on_previous_text,
             },
             LongForm::Batched(regions) => batched(&*audio, regions, shape)?,
         };
-        Ok(Self { audio, shape, mode, segments: Vec::new(), in_flight: 0, warnings: Vec::new() })
+        Ok(Self {
+            audio,
+            shape,
+            mode,
+            segments: Vec::new(),
+            in_flight: 0,
+            warnings: Vec::new(),
+        })
     }
 
     /// Whether the whole audio fits into one window.
@@ -121,7 +133,12 @@ impl Walk {
     /// The next window that can be decoded now; `None` while a sequential walk waits for its last, or at the end.
     pub(crate) fn next_window(&mut self) -> Option<Window> {
         let window = match &mut self.mode {
-            Mode::Sequential { seek, n_frames, previous, .. } if self.in_flight == 0 && *seek < *n_frames => Window {
+            Mode::Sequential {
+                seek,
+                n_frames,
+                previous,
+                ..
+            } if self.in_flight == 0 && *seek < *n_frames => Window {
                 start: (*seek * self.shape.hop_length) as u64,
                 n_frames: if *n_frames <= self.shape.n_frames {
                     // The reference takes a short file's padding for audio.
@@ -156,7 +173,11 @@ impl Walk {
                 (*seek * self.shape.hop_length) as f64 / f64::from(SAMPLE_RATE)
             }
             Mode::Batched { total_speech, .. } if *total_speech <= 0.0 => duration,
-            Mode::Batched { total_speech, done_speech, .. } => duration * done_speech / total_speech,
+            Mode::Batched {
+                total_speech,
+                done_speech,
+                ..
+            } => duration * done_speech / total_speech,
         }
         .min(duration)
     }
@@ -177,10 +198,21 @@ impl Walk {
             // A long file is one spectrogram: its maximum is the file's, and what lies past its end is 0.0 in the
             // feature's own domain. A short one is padded with silence first (both as the reference).
             Mode::Sequential { maximum, .. } => {
-                let n_samples = if is_short { self.shape.n_samples() } else { self.audio.n_samples() };
-                let stretch = Stretch { source: &*self.audio, start: 0, n_samples };
-                let first = usize::try_from(window.start).unwrap_or(usize::MAX) / self.shape.hop_length;
-                let held = window.n_frames.min(log_mel.n_frames(n_samples).saturating_sub(first));
+                let n_samples = if is_short {
+                    self.shape.n_samples()
+                } else {
+                    self.audio.n_samples()
+                };
+                let stretch = Stretch {
+                    source: &*self.audio,
+                    start: 0,
+                    n_samples,
+                };
+                let first =
+                    usize::try_from(window.start).unwrap_or(usize::MAX) / self.shape.hop_length;
+                let held = window
+                    .n_frames
+                    .min(log_mel.n_frames(n_samples).saturating_sub(first));
                 let mut held_out = out.slice_mut(ndarray::s![.., ..held]);
                 log_mel.log10_frames(&stretch, first, held_out.view_mut(), threads)?;
                 let maximum = match *maximum {
@@ -194,8 +226,15 @@ impl Walk {
             // A window of its own: silence after its end, whatever the file goes on to say.
             Mode::Batched { .. } => {
                 let end = window.start + (window.n_frames * self.shape.hop_length) as u64;
-                let until = Until { source: &*self.audio, end };
-                let stretch = Stretch { source: &until, start: window.start, n_samples: self.shape.n_samples() };
+                let until = Until {
+                    source: &*self.audio,
+                    end,
+                };
+                let stretch = Stretch {
+                    source: &until,
+                    start: window.start,
+                    n_samples: self.shape.n_samples(),
+                };
                 log_mel.log10_frames(&stretch, 0, out.view_mut(), threads)?;
                 let maximum = largest(&out);
                 mel::normalize(&mut out, maximum);
@@ -205,21 +244,38 @@ impl Walk {
     }
 
     /// Cuts a window's tokens into segments.
-    pub(crate) fn split(&self, window: &Window, result: &DecodingResult, tokenizer: &Tokenizer) -> WindowSegments {
+    pub(crate) fn split(
+        &self,
+        window: &Window,
+        result: &DecodingResult,
+        tokenizer: &Tokenizer,
+    ) -> WindowSegments {
         if result.is_silence {
-            return WindowSegments { segments: Vec::new(), advance: window.n_frames, unfinished: 0..0 };
+            return WindowSegments {
+                segments: Vec::new(),
+                advance: window.n_frames,
+                unfinished: 0..0,
+            };
         }
         let mut split = split_segments(&result.tokens, window.n_frames, tokenizer);
         // A batched window ends in silence: what follows the last pair of times was not cut off, only not closed.
         if matches!(self.mode, Mode::Batched { .. }) && !split.unfinished.is_empty() {
             let first = result.tokens[split.unfinished.start - 1];
-            let start = if tokenizer.is_timestamp(first) { tokenizer.timestamp(first) } else { 0.0 };
+            let start = if tokenizer.is_timestamp(first) {
+                tokenizer.timestamp(first)
+            } else {
+                0.0
+            };
             let end = self.seconds(window.n_frames);
             if let Some(last) = split.segments.last_mut() {
                 last.tokens.end = split.unfinished.start - 1;
             }
             let tokens = split.unfinished.start - 1..split.unfinished.end;
-            split.segments.push(WindowSegment { start, end: end.max(start), tokens });
+            split.segments.push(WindowSegment {
+                start,
+                end: end.max(start),
+                tokens,
+            });
             split.unfinished = result.tokens.len()..result.tokens.len();
         }
         split
@@ -238,18 +294,31 @@ impl Walk {
         if result.was_looping {
             drop_repeated(&mut segments);
             let at = window.start as f64 / f64::from(SAMPLE_RATE);
-            self.warnings.push(format!("the model repeated itself at {at:.1} s; the repetition was removed"));
+            self.warnings.push(format!(
+                "the model repeated itself at {at:.1} s; the repetition was removed"
+            ));
         }
         match &mut self.mode {
-            Mode::Sequential { seek, previous, condition, .. } => {
+            Mode::Sequential {
+                seek,
+                previous,
+                condition,
+                ..
+            } => {
                 *seek += advance.max(1);
                 if *condition {
                     remember(previous, &segments, result, tokenizer);
                 }
             }
-            Mode::Batched { waiting, done_speech, .. } => {
+            Mode::Batched {
+                waiting,
+                done_speech,
+                ..
+            } => {
                 let end = window.start + (window.n_frames * self.shape.hop_length) as u64;
-                let covered = segments.last().map_or(f64::NEG_INFINITY, |segment| segment.end);
+                let covered = segments
+                    .last()
+                    .map_or(f64::NEG_INFINITY, |segment| segment.end);
                 match uncovered(&window, covered, end, self.shape) {
                     Some(rest) => {
                         *done_speech += total(&window.speech) - total(&rest.speech);
@@ -290,13 +359,20 @@ impl Walk {
 
 fn batched(audio: &dyn AudioSource, regions: &[SpeechRegion], shape: WindowShape) -> Result<Mode> {
     let n_samples = audio.n_samples();
-    let sample = |seconds: f64| ((seconds.max(0.0) * f64::from(SAMPLE_RATE)).round() as u64).min(n_samples);
+    let sample =
+        |seconds: f64| ((seconds.max(0.0) * f64::from(SAMPLE_RATE)).round() as u64).min(n_samples);
     let spans: Vec<SpeechSpan> = regions
         .iter()
-        .map(|region| SpeechSpan { start: sample(region.start), end: sample(region.end) })
+        .map(|region| SpeechSpan {
+            start: sample(region.start),
+            end: sample(region.end),
+        })
         .filter(|span| span.start < span.end)
         .collect();
-    let options = WindowOptions { limit: shape.n_samples(), ..WindowOptions::default() };
+    let options = WindowOptions {
+        limit: shape.n_samples(),
+        ..WindowOptions::default()
+    };
     let packed = pack_windows(&spans, &options, &mut |range| quietest_place(audio, range))?;
     let waiting: VecDeque<Window> = packed
         .into_iter()
@@ -308,11 +384,16 @@ fn batched(audio: &dyn AudioSource, regions: &[SpeechRegion], shape: WindowShape
         })
         .collect();
     let total_speech = waiting.iter().map(|window| total(&window.speech)).sum();
-    Ok(Mode::Batched { waiting, total_speech, done_speech: 0.0 })
+    Ok(Mode::Batched {
+        waiting,
+        total_speech,
+        done_speech: 0.0,
+    })
 }
 
 fn n_frames(n_samples: u64, shape: WindowShape) -> usize {
-    usize::try_from(n_samples.div_ceil(shape.hop_length as u64)).map_or(shape.n_frames, |n| n.min(shape.n_frames))
+    usize::try_from(n_samples.div_ceil(shape.hop_length as u64))
+        .map_or(shape.n_frames, |n| n.min(shape.n_frames))
 }
 
 fn total(speech: &[SpeechRegion]) -> f64 {
@@ -331,22 +412,37 @@ fn uncovered(window: &Window, covered: f64, end: u64, shape: WindowShape) -> Opt
         .speech
         .iter()
         .filter(|region| region.end > covered)
-        .map(|region| SpeechRegion { start: region.start.max(covered), end: region.end })
+        .map(|region| SpeechRegion {
+            start: region.start.max(covered),
+            end: region.end,
+        })
         .collect();
     if total(&rest) < UNCOVERED_SPEECH || covered <= first {
         return None;
     }
     let start = (rest.first()?.start * f64::from(SAMPLE_RATE)) as u64;
     let n_frames = n_frames(end.saturating_sub(start), shape);
-    Some(Window { start, n_frames, previous: Vec::new(), speech: rest })
+    Some(Window {
+        start,
+        n_frames,
+        previous: Vec::new(),
+        speech: rest,
+    })
 }
 
 /// Keeps what the next window is prompted with.
-fn remember(previous: &mut Vec<u32>, segments: &[Segment], result: &DecodingResult, tokenizer: &Tokenizer) {
+fn remember(
+    previous: &mut Vec<u32>,
+    segments: &[Segment],
+    result: &DecodingResult,
+    tokenizer: &Tokenizer,
+) {
     for segment in segments {
         // Of a pair of times that ends a segment, only the first is text of this window.
-        let ends_in_pair = segment.tokens.len() > 2 && tokenizer.is_timestamp(segment.tokens[segment.tokens.len() - 2]);
-        previous.extend_from_slice(&segment.tokens[..segment.tokens.len() - usize::from(ends_in_pair)]);
+        let ends_in_pair = segment.tokens.len() > 2
+            && tokenizer.is_timestamp(segment.tokens[segment.tokens.len() - 2]);
+        previous
+            .extend_from_slice(&segment.tokens[..segment.tokens.len() - usize::from(ends_in_pair)]);
     }
     let forgotten = previous.len().saturating_sub(REMEMBERED_TOKENS);
     previous.drain(..forgotten);
@@ -378,7 +474,8 @@ impl AudioSource for Until<'_> {
     }
 
     fn read(&self, start: u64, out: &mut [f32]) -> Result<()> {
-        let held = usize::try_from(self.end.saturating_sub(start)).map_or(out.len(), |held| held.min(out.len()));
+        let held = usize::try_from(self.end.saturating_sub(start))
+            .map_or(out.len(), |held| held.min(out.len()));
         let (inside, after) = out.split_at_mut(held);
         after.fill(0.0);
         self.source.read(start, inside)

@@ -136,7 +136,9 @@ impl Backend for PublishedModel {
         if self.runtime.device() == Device::Cuda || mel.len_of(Axis(0)) == 1 {
             return self.encode_batch(mel, run);
         }
-        let windows = mel.axis_chunks_iter(Axis(0), 1).map(|window| self.encode_batch(window, run));
+        let windows = mel
+            .axis_chunks_iter(Axis(0), 1)
+            .map(|window| self.encode_batch(window, run));
         concatenate(windows.collect::<Result<Vec<_>>>()?)
     }
     fn start(
@@ -286,7 +288,9 @@ fn concatenate(windows: Vec<EncoderStates>) -> Result<EncoderStates> {
     if let Some(n_windows) = shape.first_mut() {
         *n_windows = windows.len() as i64;
     }
-    Ok(EncoderStates(Arc::new(Tensor::from_array((shape, all)).map_err(failed)?.into_dyn())))
+    Ok(EncoderStates(Arc::new(
+        Tensor::from_array((shape, all)).map_err(failed)?.into_dyn(),
+    )))
 }
 
 /// Token ids as `[n_sequences, n_tokens]`.

@@ -71,11 +71,22 @@ impl<B: Backend> Whisper<B> {
         let features = folder.features;
         let log_mel = LogMel::new(features.n_mels, features.n_fft, features.hop_length);
         let rules = Rules::new(&folder, &tokenizer);
-        Ok(Self { backend, folder, tokenizer, log_mel, rules, options, turn: 0 })
+        Ok(Self {
+            backend,
+            folder,
+            tokenizer,
+            log_mel,
+            rules,
+            options,
+            turn: 0,
+        })
     }
 
     fn shape(&self) -> WindowShape {
-        WindowShape { n_frames: self.folder.dims.n_frames, hop_length: self.folder.features.hop_length }
+        WindowShape {
+            n_frames: self.folder.dims.n_frames,
+            hop_length: self.folder.features.hop_length,
+        }
     }
 
     /// Takes windows in turn from each request until the batch is full or none has more.
@@ -86,14 +97,20 @@ impl<B: Backend> Whisper<B> {
         let mut exhausted = vec![false; n_jobs];
         let first = self.turn % n_jobs.max(1);
         self.turn = self.turn.wrapping_add(1);
-        for at in (first..first + n_jobs).cycle().map(|at| at % n_jobs).take(n_jobs * self.options.batch_size) {
+        for at in (first..first + n_jobs)
+            .cycle()
+            .map(|at| at % n_jobs)
+            .take(n_jobs * self.options.batch_size)
+        {
             if exhausted.iter().all(|done| *done) {
                 break;
             }
             let job = &mut *jobs[at];
             let beams = job.options.beam_size.max(1);
             // Beams are narrower work than windows: their audio is encoded once.
-            if exhausted[at] || (n_rows > 0 && n_rows + beams > self.options.batch_size.max(2 * beams)) {
+            if exhausted[at]
+                || (n_rows > 0 && n_rows + beams > self.options.batch_size.max(2 * beams))
+            {
                 exhausted[at] = true;
                 continue;
             }
@@ -108,12 +125,19 @@ impl<B: Backend> Whisper<B> {
         picks
     }
 
-    fn decode_picks(&mut self, jobs: &mut [&mut WhisperJob], picks: &[Pick], run: &RunGuard) -> Result<Vec<Decoded>> {
+    fn decode_picks(
+        &mut self,
+        jobs: &mut [&mut WhisperJob],
+        picks: &[Pick],
+        run: &RunGuard,
+    ) -> Result<Vec<Decoded>> {
         let dims = self.backend.dims().clone();
         let mut mel = Array3::zeros((picks.len(), dims.n_mels, dims.n_frames));
         for (pick, out) in picks.iter().zip(mel.axis_iter_mut(Axis(0))) {
             run.check()?;
-            jobs[pick.job].walk.features(&pick.window, &self.log_mel, out, self.options.threads)?;
+            jobs[pick.job]
+                .walk
+                .features(&pick.window, &self.log_mel, out, self.options.threads)?;
         }
         let encoded = self.backend.encode(mel.view(), run)?;
         drop(mel);
@@ -127,12 +151,25 @@ impl<B: Backend> Whisper<B> {
             })
             .collect();
         let max_length = self.folder.max_length;
-        let results =
-            decode_with_fallback(&mut self.backend, &self.tokenizer, &encoded, &decode_jobs, max_length, run)?;
+        let results = decode_with_fallback(
+            &mut self.backend,
+            &self.tokenizer,
+            &encoded,
+            &decode_jobs,
+            max_length,
+            run,
+        )?;
         let mut decoded: Vec<Decoded> = Vec::with_capacity(picks.len());
         for ((pick, result), detected) in picks.iter().zip(results).zip(detected) {
-            let split = jobs[pick.job].walk.split(&pick.window, &result, &self.tokenizer);
-            decoded.push(Decoded { result, split, words: Vec::new(), detected });
+            let split = jobs[pick.job]
+                .walk
+                .split(&pick.window, &result, &self.tokenizer);
+            decoded.push(Decoded {
+                result,
+                split,
+                words: Vec::new(),
+                detected,
+            });
         }
         self.time_words(jobs, picks, &mut decoded, &decode_jobs, &encoded, run)?;
         Ok(decoded)
@@ -146,11 +183,13 @@ impl<B: Backend> Whisper<B> {
         encoded: &B::Encoded,
         run: &RunGuard,
     ) -> Result<Vec<Option<Detected>>> {
-        let unknown: Vec<usize> =
-            (0..picks.len()).filter(|&at| jobs[picks[at].job].language.is_none()).collect();
+        let unknown: Vec<usize> = (0..picks.len())
+            .filter(|&at| jobs[picks[at].job].language.is_none())
+            .collect();
         let mut detected = vec![None; picks.len()];
         if !unknown.is_empty() {
-            let heard = detect_language(&mut self.backend, &self.tokenizer, encoded, &unknown, run)?;
+            let heard =
+                detect_language(&mut self.backend, &self.tokenizer, encoded, &unknown, run)?;
             for (at, heard) in unknown.into_iter().zip(heard) {
                 detected[at] = Some(heard);
             }
@@ -158,12 +197,23 @@ impl<B: Backend> Whisper<B> {
         Ok(detected)
     }
 
-    fn decode_job(&self, at: usize, pick: &Pick, job: &WhisperJob, heard: Option<&str>) -> DecodeJob {
+    fn decode_job(
+        &self,
+        at: usize,
+        pick: &Pick,
+        job: &WhisperJob,
+        heard: Option<&str>,
+    ) -> DecodeJob {
         let options = &job.options;
         let timestamps = options.timestamps || job.walk.needs_timestamps();
         let language = job.language.as_deref().or(heard);
-        let (prompt, sot) =
-            job.prompt.tokens(&self.folder, language, options.task, timestamps, &pick.window.previous);
+        let (prompt, sot) = job.prompt.tokens(
+            &self.folder,
+            language,
+            options.task,
+            timestamps,
+            &pick.window.previous,
+        );
         DecodeJob {
             window: at,
             prompt,
@@ -213,8 +263,13 @@ impl<B: Backend> Whisper<B> {
             sequence.extend_from_slice(&tokens);
             sequence.push(self.tokenizer.special().eot);
             let heads = self.alignment_heads();
-            let attention = self.backend.attend(encoded, &[at], &[sequence], &heads, run)?;
-            let language = job.language.as_deref().or(decoded[at].detected.as_ref().map(|d| d.code.as_str()));
+            let attention = self
+                .backend
+                .attend(encoded, &[at], &[sequence], &heads, run)?;
+            let language = job
+                .language
+                .as_deref()
+                .or(decoded[at].detected.as_ref().map(|d| d.code.as_str()));
             decoded[at].words = align_words(
                 &self.tokenizer,
                 language.unwrap_or(ENGLISH),
@@ -241,12 +296,22 @@ impl<B: Backend> Whisper<B> {
 
     fn accept(&self, job: &mut WhisperJob, window: Window, decoded: Decoded) {
         // A window without speech says nothing about the language either.
-        if let Some(heard) = decoded.detected.as_ref().filter(|_| job.language.is_none() && !decoded.is_empty()) {
+        if let Some(heard) = decoded
+            .detected
+            .as_ref()
+            .filter(|_| job.language.is_none() && !decoded.is_empty())
+        {
             job.language = Some(heard.code.clone());
             job.language_probability = Some(heard.probability);
         }
         let segments = self.place(&window, &decoded);
-        job.walk.accept(window, &decoded.result, decoded.split.advance, segments, &self.tokenizer);
+        job.walk.accept(
+            window,
+            &decoded.result,
+            decoded.split.advance,
+            segments,
+            &self.tokenizer,
+        );
     }
 
     /// Segments and words at their times in the audio.
@@ -261,7 +326,10 @@ impl<B: Backend> Whisper<B> {
             .map(|segment| {
                 let tokens = result.tokens[segment.tokens.clone()].to_vec();
                 let (start, end) = (offset + segment.start, offset + segment.end);
-                let mut n_text = tokens.iter().filter(|&&token| token < self.tokenizer.special().eot).count();
+                let mut n_text = tokens
+                    .iter()
+                    .filter(|&&token| token < self.tokenizer.special().eot)
+                    .count();
                 let mut placed: Vec<Word> = Vec::new();
                 while n_text > 0 {
                     let Some(word) = words.next() else { break };
@@ -307,7 +375,11 @@ struct Decoded {
 impl Decoded {
     /// Text tokens of all segments with their log-probabilities.
     fn text_tokens(&self, eot: u32) -> Vec<(u32, f32)> {
-        let tokens = self.split.segments.iter().flat_map(|segment| segment.tokens.clone());
+        let tokens = self
+            .split
+            .segments
+            .iter()
+            .flat_map(|segment| segment.tokens.clone());
         tokens
             .map(|at| (self.result.tokens[at], self.result.logprobs[at]))
             .filter(|(token, _)| *token < eot)
@@ -330,15 +402,26 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
     ) -> Result<WhisperJob> {
         let language = check_language(&self.folder, &options)?;
         if options.temperatures.is_empty() {
-            return Err(EngineError::InvalidRequest("temperatures is empty: name at least one, such as 0".to_owned()));
+            return Err(EngineError::InvalidRequest(
+                "temperatures is empty: name at least one, such as 0".to_owned(),
+            ));
         }
         let prompt = Prompt::new(&self.tokenizer, &options, self.folder.dims.n_text_ctx);
         let mut walk = Walk::new(audio, &options, self.shape())?;
         walk.warnings.extend(prompt.warning());
         if options.word_timestamps && !self.backend.has_cross_attention() {
-            walk.warnings.push("this model's export has no cross-attentions: its words have no times".to_owned());
+            walk.warnings.push(
+                "this model's export has no cross-attentions: its words have no times".to_owned(),
+            );
         }
-        Ok(WhisperJob { walk, options, prompt, language, language_probability: None, cancel })
+        Ok(WhisperJob {
+            walk,
+            options,
+            prompt,
+            language,
+            language_probability: None,
+            cancel,
+        })
     }
 
     fn step(&mut self, jobs: &mut [&mut WhisperJob], run: &RunGuard) -> Result<()> {
@@ -371,7 +454,10 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
     fn finish(&self, job: WhisperJob) -> Transcription {
         let duration = job.walk.audio.duration();
         let (segments, warnings) = job.walk.finish();
-        let text: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+        let text: String = segments
+            .iter()
+            .map(|segment| segment.text.as_str())
+            .collect();
         Transcription {
             text: text.trim().to_owned(),
             language: job.language.unwrap_or_else(|| ENGLISH.to_owned()),
@@ -393,7 +479,8 @@ fn check_language(folder: &ModelFolder, options: &TranscribeOptions) -> Result<O
 
     if options.task == Task::Translate && folder.tokens.translate.is_none() {
         return Err(EngineError::InvalidRequest(
-            "this model knows English only and cannot translate; choose a multilingual model".to_owned(),
+            "this model knows English only and cannot translate; choose a multilingual model"
+                .to_owned(),
         ));
     }
     match &options.language {
@@ -405,7 +492,12 @@ fn check_language(folder: &ModelFolder, options: &TranscribeOptions) -> Result<O
             "this model knows English only, not {code:?}; choose a multilingual model"
         ))),
         Some(code) => {
-            let known: Vec<&str> = folder.tokens.languages.iter().map(|(code, _)| code.as_str()).collect();
+            let known: Vec<&str> = folder
+                .tokens
+                .languages
+                .iter()
+                .map(|(code, _)| code.as_str())
+                .collect();
             Err(EngineError::InvalidRequest(format!(
                 "this model does not know the language {code:?}; it knows {}",
                 known.join(", ")

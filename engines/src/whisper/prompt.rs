@@ -15,24 +15,38 @@ pub(crate) struct Prompt {
 }
 
 impl Prompt {
-    pub(crate) fn new(tokenizer: &Tokenizer, options: &TranscribeOptions, n_text_ctx: usize) -> Self {
+    pub(crate) fn new(
+        tokenizer: &Tokenizer,
+        options: &TranscribeOptions,
+        n_text_ctx: usize,
+    ) -> Self {
         let limit = n_text_ctx / 2 - 1;
         let mut context = Vec::new();
         let vocabulary = options.vocabulary.join(", ");
-        for text in [vocabulary.as_str(), options.prompt.as_deref().unwrap_or_default()] {
+        for text in [
+            vocabulary.as_str(),
+            options.prompt.as_deref().unwrap_or_default(),
+        ] {
             if !text.trim().is_empty() {
                 context.extend(tokenizer.encode(&format!(" {}", text.trim())));
             }
         }
         // The end of a prompt is what the speech continues from.
         context.drain(..context.len().saturating_sub(limit));
-        Self { context, limit, sot_prev: tokenizer.special().sot_prev }
+        Self {
+            context,
+            limit,
+            sot_prev: tokenizer.special().sot_prev,
+        }
     }
 
     /// Why the prompt has no effect, if it has none.
     pub(crate) fn warning(&self) -> Option<String> {
         let ignored = self.sot_prev.is_none() && !self.context.is_empty();
-        ignored.then(|| "this model has no <|startofprev|> token: prompt and vocabulary have no effect".to_owned())
+        ignored.then(|| {
+            "this model has no <|startofprev|> token: prompt and vocabulary have no effect"
+                .to_owned()
+        })
     }
 
     /// The tokens before a window's text, and the position of `<|startoftranscript|>` among them.
@@ -46,7 +60,10 @@ impl Prompt {
     ) -> (Vec<u32>, usize) {
         let special = &folder.tokens;
         let mut tokens = Vec::new();
-        if let Some(sot_prev) = special.sot_prev.filter(|_| !self.context.is_empty() || !previous.is_empty()) {
+        if let Some(sot_prev) = special
+            .sot_prev
+            .filter(|_| !self.context.is_empty() || !previous.is_empty())
+        {
             let room = self.limit - self.context.len();
             tokens.push(sot_prev);
             tokens.extend_from_slice(&self.context);
@@ -78,7 +95,13 @@ impl Rules {
     pub(crate) fn new(folder: &ModelFolder, tokenizer: &Tokenizer) -> Self {
         let special = &folder.tokens;
         let suppress = folder.suppress_tokens.clone().unwrap_or_else(|| {
-            let control = [Some(special.sot), special.sot_prev, special.no_speech, special.transcribe, special.translate];
+            let control = [
+                Some(special.sot),
+                special.sot_prev,
+                special.no_speech,
+                special.transcribe,
+                special.translate,
+            ];
             let mut tokens = tokenizer.non_speech_tokens();
             tokens.extend(control.into_iter().flatten());
             tokens
@@ -88,18 +111,32 @@ impl Rules {
             tokens.push(special.eot);
             tokens
         });
-        let without_timestamps = LogitFilters { suppress_at_begin, suppress, timestamps: None };
+        let without_timestamps = LogitFilters {
+            suppress_at_begin,
+            suppress,
+            timestamps: None,
+        };
         let rules = TimestampRules {
             eot: special.eot,
             no_timestamps: special.no_timestamps,
             timestamp_begin: special.timestamp_begin,
             max_initial_index: folder.max_initial_timestamp_index,
         };
-        let with_timestamps = LogitFilters { timestamps: Some(rules), ..without_timestamps.clone() };
-        Self { without_timestamps, with_timestamps }
+        let with_timestamps = LogitFilters {
+            timestamps: Some(rules),
+            ..without_timestamps.clone()
+        };
+        Self {
+            without_timestamps,
+            with_timestamps,
+        }
     }
 
     pub(crate) fn filters(&self, timestamps: bool) -> LogitFilters {
-        if timestamps { self.with_timestamps.clone() } else { self.without_timestamps.clone() }
+        if timestamps {
+            self.with_timestamps.clone()
+        } else {
+            self.without_timestamps.clone()
+        }
     }
 }

@@ -32,13 +32,25 @@ pub(crate) struct WindowSegments {
 }
 
 /// Cuts the tokens of a window of `n_frames` frames.
-pub(crate) fn split_segments(tokens: &[u32], n_frames: usize, tokenizer: &Tokenizer) -> WindowSegments {
+pub(crate) fn split_segments(
+    tokens: &[u32],
+    n_frames: usize,
+    tokenizer: &Tokenizer,
+) -> WindowSegments {
     let is_time = |at: usize| tokenizer.is_timestamp(tokens[at]);
-    let time = |at: usize| if is_time(at) { tokenizer.timestamp(tokens[at]) } else { 0.0 };
+    let time = |at: usize| {
+        if is_time(at) {
+            tokenizer.timestamp(tokens[at])
+        } else {
+            0.0
+        }
+    };
     let ends_on_single_time =
         tokens.len() >= 2 && !is_time(tokens.len() - 2) && is_time(tokens.len() - 1);
     // A segment ends between two neighbouring times.
-    let mut cuts: Vec<usize> = (1..tokens.len()).filter(|&at| is_time(at - 1) && is_time(at)).collect();
+    let mut cuts: Vec<usize> = (1..tokens.len())
+        .filter(|&at| is_time(at - 1) && is_time(at))
+        .collect();
     if cuts.is_empty() {
         return whole_window(tokens, n_frames, tokenizer);
     }
@@ -52,8 +64,16 @@ pub(crate) fn split_segments(tokens: &[u32], n_frames: usize, tokenizer: &Tokeni
     let mut from = 0;
     for (i, &to) in cuts.iter().enumerate() {
         let is_last = i + 1 == cuts.len();
-        let end_at = if is_last && !ends_on_single_time { to - 2 } else { to - 1 };
-        segments.push(WindowSegment { start: time(from), end: time(end_at), tokens: from..to });
+        let end_at = if is_last && !ends_on_single_time {
+            to - 2
+        } else {
+            to - 1
+        };
+        segments.push(WindowSegment {
+            start: time(from),
+            end: time(end_at),
+            tokens: from..to,
+        });
         from = to;
     }
     let advance = if ends_on_single_time {
@@ -63,14 +83,26 @@ pub(crate) fn split_segments(tokens: &[u32], n_frames: usize, tokenizer: &Tokeni
         INPUT_STRIDE * (tokens[from - 2] - tokenizer.special().timestamp_begin) as usize
     };
     // A window that never gets anywhere would be decoded for ever.
-    let advance = if advance == 0 { n_frames } else { advance.min(n_frames) };
-    WindowSegments { segments, advance, unfinished: from..tokens.len() }
+    let advance = if advance == 0 {
+        n_frames
+    } else {
+        advance.min(n_frames)
+    };
+    WindowSegments {
+        segments,
+        advance,
+        unfinished: from..tokens.len(),
+    }
 }
 
 /// Without a pair of times the window is one segment, up to its last time if it has one.
 fn whole_window(tokens: &[u32], n_frames: usize, tokenizer: &Tokenizer) -> WindowSegments {
     let begin = tokenizer.special().timestamp_begin;
-    let last = tokens.iter().rev().copied().find(|&token| tokenizer.is_timestamp(token));
+    let last = tokens
+        .iter()
+        .rev()
+        .copied()
+        .find(|&token| tokenizer.is_timestamp(token));
     let end = match last {
         Some(token) if token != begin => tokenizer.timestamp(token),
         _ => n_frames as f64 * FRAME,
@@ -78,9 +110,17 @@ fn whole_window(tokens: &[u32], n_frames: usize, tokenizer: &Tokenizer) -> Windo
     let segments = if tokens.is_empty() {
         Vec::new()
     } else {
-        vec![WindowSegment { start: 0.0, end, tokens: 0..tokens.len() }]
+        vec![WindowSegment {
+            start: 0.0,
+            end,
+            tokens: 0..tokens.len(),
+        }]
     };
-    WindowSegments { segments, advance: n_frames, unfinished: tokens.len()..tokens.len() }
+    WindowSegments {
+        segments,
+        advance: n_frames,
+        unfinished: tokens.len()..tokens.len(),
+    }
 }
 
 #[cfg(test)]
@@ -103,12 +143,22 @@ mod tests {
 
     fn split(tokens: &[u32]) -> (Vec<(f64, f64, Range<usize>)>, usize) {
         let split = split_segments(tokens, 3000, &tokenizer());
-        (split.segments.into_iter().map(|s| (s.start, s.end, s.tokens)).collect(), split.advance)
+        (
+            split
+                .segments
+                .into_iter()
+                .map(|s| (s.start, s.end, s.tokens))
+                .collect(),
+            split.advance,
+        )
     }
 
     #[test]
     fn a_single_time_at_the_end_finishes_the_window() {
-        assert_eq!(split(&[T + 50, 1, 2, T + 100]), (vec![(0.0, 2.0, 0..4)], 3000));
+        assert_eq!(
+            split(&[T + 50, 1, 2, T + 100]),
+            (vec![(0.0, 2.0, 0..4)], 3000)
+        );
         let two = split(&[T + 50, 1, T + 100, T + 150, 2, T + 200]);
         assert_eq!(two, (vec![(1.0, 2.0, 0..3), (3.0, 4.0, 3..6)], 3000));
     }

@@ -52,7 +52,10 @@ pub fn token_times(weights: ArrayView3<'_, f32>, median_filter_width: usize) -> 
     }
     let n_heads = weights.len_of(Axis(0)) as f32;
     cost.mapv_inplace(|x| x / n_heads);
-    dynamic_time_warping(&cost).into_iter().map(|frame| frame as f64 * TIME_PRECISION).collect()
+    dynamic_time_warping(&cost)
+        .into_iter()
+        .map(|frame| frame as f64 * TIME_PRECISION)
+        .collect()
 }
 
 /// Median of each value's neighbourhood, mirrored at both ends. `width` is odd.
@@ -144,13 +147,26 @@ pub(crate) fn align_words(
     }
     let rows = n_before - 1..n_before + text_tokens.len();
     let n_columns = n_frames.div_ceil(2).clamp(1, attention.len_of(Axis(2)));
-    let times = token_times(attention.slice(s![.., rows, ..n_columns]), median_filter_width);
+    let times = token_times(
+        attention.slice(s![.., rows, ..n_columns]),
+        median_filter_width,
+    );
     let mut words = Vec::new();
     let mut at = 0;
     for (text, n_tokens) in tokenizer.split_to_words(text_tokens, language) {
         let to = at + n_tokens;
-        let probability = logprobs[at..to].iter().map(|logprob| logprob.exp()).sum::<f32>() / n_tokens as f32;
-        words.push(WordTiming { text, n_tokens, start: times[at], end: times[to], probability });
+        let probability = logprobs[at..to]
+            .iter()
+            .map(|logprob| logprob.exp())
+            .sum::<f32>()
+            / n_tokens as f32;
+        words.push(WordTiming {
+            text,
+            n_tokens,
+            start: times[at],
+            end: times[to],
+            probability,
+        });
         at = to;
     }
     shorten_long_words(&mut words);
@@ -177,7 +193,11 @@ fn shorten_long_words(words: &mut [WordTiming]) {
 
 /// Median length of the words that have one, at most [`LONGEST_MEDIAN`]; 0 when none has.
 pub(crate) fn median_duration(words: &[WordTiming]) -> f64 {
-    let mut durations: Vec<f64> = words.iter().map(|word| word.end - word.start).filter(|&d| d > 0.0).collect();
+    let mut durations: Vec<f64> = words
+        .iter()
+        .map(|word| word.end - word.start)
+        .filter(|&d| d > 0.0)
+        .collect();
     durations.sort_by(f64::total_cmp);
     match durations.len() {
         0 => 0.0,
@@ -196,7 +216,9 @@ fn merge_punctuation(words: Vec<WordTiming>) -> Vec<WordTiming> {
     let mut merged: Vec<WordTiming> = Vec::with_capacity(words.len());
     for word in words {
         match merged.last_mut() {
-            Some(last) if !word.text.starts_with(' ') && is_mark(&word.text, APPENDED) => absorb(last, word),
+            Some(last) if !word.text.starts_with(' ') && is_mark(&word.text, APPENDED) => {
+                absorb(last, word)
+            }
             // A mark that opens (" (") waits for the word it opens.
             Some(last) if last.text.starts_with(' ') && is_mark(&last.text, PREPENDED) => {
                 let (start, end) = (word.start, word.end);
@@ -248,18 +270,40 @@ mod tests {
     }
 
     fn word(text: &str, start: f64, end: f64) -> WordTiming {
-        WordTiming { text: text.to_owned(), n_tokens: 1, start, end, probability: 1.0 }
+        WordTiming {
+            text: text.to_owned(),
+            n_tokens: 1,
+            start,
+            end,
+            probability: 1.0,
+        }
     }
 
     #[test]
     fn marks_join_their_words_without_moving_them() {
-        let words = vec![word(" \"", 0.0, 0.1), word("Stop", 0.1, 0.5), word("!", 0.5, 0.9), word("\"", 0.9, 1.0)];
-        assert_eq!(merge_punctuation(words)[0], WordTiming { n_tokens: 4, ..word(" \"Stop!\"", 0.1, 0.5) });
+        let words = vec![
+            word(" \"", 0.0, 0.1),
+            word("Stop", 0.1, 0.5),
+            word("!", 0.5, 0.9),
+            word("\"", 0.9, 1.0),
+        ];
+        assert_eq!(
+            merge_punctuation(words)[0],
+            WordTiming {
+                n_tokens: 4,
+                ..word(" \"Stop!\"", 0.1, 0.5)
+            }
+        );
     }
 
     #[test]
     fn a_word_after_a_full_stop_does_not_swallow_the_pause() {
-        let mut words = vec![word(" a", 0.0, 0.3), word(".", 0.3, 0.4), word(" b", 0.4, 5.0), word(" c", 5.0, 5.3)];
+        let mut words = vec![
+            word(" a", 0.0, 0.3),
+            word(".", 0.3, 0.4),
+            word(" b", 0.4, 5.0),
+            word(" c", 5.0, 5.3),
+        ];
         shorten_long_words(&mut words);
         assert!(words[2].start > 4.0 && words[2].end == 5.0, "{words:?}");
     }

@@ -7,8 +7,8 @@ use dalston_engines::model_folder::{ModelFolder, Precision};
 use dalston_engines::whisper::model::PublishedModel;
 use dalston_engines::whisper::pipeline::{PipelineOptions, Whisper};
 use dalston_engines::{
-    AudioSource, Device, Runtime, RuntimeOptions, TranscribeOptions, TranscribeRequest, TranscriberHandle,
-    Transcription, WavSource,
+    AudioSource, Device, Runtime, RuntimeOptions, TranscribeOptions, TranscribeRequest,
+    TranscriberHandle, Transcription, WavSource,
 };
 use serde::de::DeserializeOwned;
 
@@ -18,7 +18,9 @@ pub fn model_dir() -> PathBuf {
 
 /// A file of `tests/audio`, whole.
 pub fn audio(name: &str) -> Vec<f32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/audio").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/audio")
+        .join(name);
     let source = WavSource::open(&path).unwrap();
     let mut samples = vec![0.0; usize::try_from(source.n_samples()).unwrap()];
     source.read(0, &mut samples).unwrap();
@@ -31,15 +33,26 @@ pub fn golden<T: DeserializeOwned>(name: &str) -> T {
 }
 
 pub fn runtime() -> Runtime {
-    Runtime::load(&RuntimeOptions { device: Device::Cpu, library: None }).unwrap()
+    Runtime::load(&RuntimeOptions {
+        device: Device::Cpu,
+        library: None,
+    })
+    .unwrap()
 }
 
 /// Loads the nano model from any folder with its layout.
 pub fn load(folder: &Path, precision: Precision) -> TranscriberHandle {
     let folder = ModelFolder::read(folder, precision, Device::Cpu).unwrap();
     let model = PublishedModel::load(&runtime(), &folder, 1).unwrap();
-    let options = PipelineOptions { threads: 1, batch_size: 8 };
-    TranscriberHandle::spawn("whisper-nano", Whisper::new(model, folder, options).unwrap()).unwrap()
+    let options = PipelineOptions {
+        threads: 1,
+        batch_size: 8,
+    };
+    TranscriberHandle::spawn(
+        "whisper-nano",
+        Whisper::new(model, folder, options).unwrap(),
+    )
+    .unwrap()
 }
 
 /// The float weights, which equal the reference token by token.
@@ -66,8 +79,14 @@ pub fn golden_options() -> TranscribeOptions {
     }
 }
 
-pub fn transcribe(model: &TranscriberHandle, samples: Vec<f32>, options: TranscribeOptions) -> Transcription {
-    model.transcribe(TranscribeRequest::new(Arc::new(samples), options)).unwrap()
+pub fn transcribe(
+    model: &TranscriberHandle,
+    samples: Vec<f32>,
+    options: TranscribeOptions,
+) -> Transcription {
+    model
+        .transcribe(TranscribeRequest::new(Arc::new(samples), options))
+        .unwrap()
 }
 
 /// Transcribes many files at once, so that they share batches; answers in order.
@@ -80,10 +99,16 @@ pub fn transcribe_all(
     let files: Vec<Arc<Vec<f32>>> = files.into_iter().map(Arc::new).collect();
     let mut answers: Vec<Option<Transcription>> = vec![None; files.len()];
     std::thread::scope(|scope| {
-        for (part, files) in answers.chunks_mut(files.len().div_ceil(AT_ONCE)).zip(files.chunks(files.len().div_ceil(AT_ONCE))) {
+        for (part, files) in answers
+            .chunks_mut(files.len().div_ceil(AT_ONCE))
+            .zip(files.chunks(files.len().div_ceil(AT_ONCE)))
+        {
             scope.spawn(move || {
                 for (answer, samples) in part.iter_mut().zip(files) {
-                    let request = TranscribeRequest::new(Arc::clone(samples) as Arc<dyn AudioSource>, options.clone());
+                    let request = TranscribeRequest::new(
+                        Arc::clone(samples) as Arc<dyn AudioSource>,
+                        options.clone(),
+                    );
                     *answer = Some(model.transcribe(request).unwrap());
                 }
             });
@@ -94,5 +119,9 @@ pub fn transcribe_all(
 
 /// All tokens of a transcription in order, times among them.
 pub fn tokens(transcription: &Transcription) -> Vec<u32> {
-    transcription.segments.iter().flat_map(|segment| segment.tokens.iter().copied()).collect()
+    transcription
+        .segments
+        .iter()
+        .flat_map(|segment| segment.tokens.iter().copied())
+        .collect()
 }

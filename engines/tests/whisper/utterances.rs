@@ -26,8 +26,15 @@ const EOT: u32 = 848;
 fn check(timestamps: bool) {
     let goldens: Utterances = golden("utterances.json");
     assert!(goldens.utterances.len() >= 200);
-    let files = goldens.utterances.iter().map(|case| audio(&case.audio)).collect();
-    let options = TranscribeOptions { timestamps, ..golden_options() };
+    let files = goldens
+        .utterances
+        .iter()
+        .map(|case| audio(&case.audio))
+        .collect();
+    let options = TranscribeOptions {
+        timestamps,
+        ..golden_options()
+    };
     let answers = transcribe_all(float_model(), files, &options);
     let mut wrong = Vec::new();
     for (case, answer) in goldens.utterances.iter().zip(&answers) {
@@ -36,12 +43,26 @@ fn check(timestamps: bool) {
         } else {
             (&case.tokens_notimestamps, &case.text_notimestamps)
         };
-        let expected: Vec<u32> = expected.iter().copied().filter(|&token| token != EOT).collect();
+        let expected: Vec<u32> = expected
+            .iter()
+            .copied()
+            .filter(|&token| token != EOT)
+            .collect();
         if tokens(answer) != expected || answer.text != text.trim() {
-            wrong.push(format!("{}: {:?} instead of {expected:?}", case.id, tokens(answer)));
+            wrong.push(format!(
+                "{}: {:?} instead of {expected:?}",
+                case.id,
+                tokens(answer)
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), answers.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ:\n{}",
+        wrong.len(),
+        answers.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]

@@ -1,0 +1,153 @@
+//! The one list of engines. An engine is a file that implements its stage's trait and one line here; the conformance
+//! suite, the worker's capabilities and model import find it through this list.
+
+use std::path::Path;
+
+use crate::error::{EngineError, Result};
+use crate::model_folder::Precision;
+use crate::session::{Device, Runtime};
+use crate::transcriber::TranscriberHandle;
+use crate::whisper;
+
+/// What a stage of the pipeline does with audio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Audio to text: [`crate::BatchTranscriber`].
+    Transcribe,
+}
+
+impl Stage {
+    /// The stage's name in capabilities and tasks.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transcribe => "transcribe",
+        }
+    }
+}
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Which of the folder's weights to run.
+    pub precision: Precision,
+    /// Threads of a model call.
+    pub threads: usize,
+    /// Windows decoded at once, over all requests.
+    pub batch_size: usize,
+}
+
+impl LoadOptions {
+    /// All cores, and the batch size that suits a device.
+    pub fn for_device(device: Device) -> Self {
+        let batch_size = match device {
+            Device::Cuda => 24,
+            Device::Auto | Device::Cpu => 8,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            precision: Precision::Auto,
+            threads,
+            batch_size,
+        }
+    }
+}
+
+/// What a model on disk can do, read from its files without loading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelDescription {
+    /// The engine that runs it.
+    pub engine: &'static str,
+    /// The stage it serves.
+    pub stage: Stage,
+    /// Codes of the languages it hears; never empty.
+    pub languages: Vec<String>,
+    /// Whether it can translate to English.
+    pub translates: bool,
+    /// Whether it times words itself.
+    pub native_words: bool,
+    /// Whether prompt and vocabulary have an effect.
+    pub takes_prompt: bool,
+    /// Whether it gives results while audio still arrives.
+    pub streaming: bool,
+    /// The weights that would run: [`Precision::Float`] or [`Precision::Int8`].
+    pub precision: Precision,
+    /// Bytes of weights loaded: the least memory the model takes.
+    pub weight_bytes: u64,
+}
+
+/// One engine.
+pub struct EngineSpec {
+    /// Its id in capabilities, requests and the catalogue.
+    pub id: &'static str,
+    /// The stage it serves.
+    pub stage: Stage,
+    /// Whether a folder holds a model of this engine, by its files.
+    pub recognizes: fn(&Path) -> bool,
+    /// What the model in a folder can do on a device.
+    pub describe: fn(&Path, Precision, Device) -> Result<ModelDescription>,
+    /// Loads the model in a folder onto a thread of its own.
+    pub load: fn(&Runtime, &Path, &LoadOptions) -> Result<TranscriberHandle>,
+}
+
+/// Every engine there is.
+pub const ENGINES: &[EngineSpec] = &[whisper::SPEC];
+
+/// The engine with an id.
+pub fn engine(id: &str) -> Option<&'static EngineSpec> {
+    ENGINES.iter().find(|engine| engine.id == id)
+}
+
+/// The engine that runs the model in a folder.
+///
+/// # Errors
+/// [`EngineError::ModelInvalid`] when none knows its layout.
+pub fn engine_of(folder: &Path) -> Result<&'static EngineSpec> {
+    ENGINES
+        .iter()
+        .find(|engine| (engine.recognizes)(folder))
+        .ok_or_else(|| {
+            let known: Vec<&str> = ENGINES.iter().map(|engine| engine.id).collect();
+            EngineError::ModelInvalid {
+                path: folder.to_owned(),
+                message: format!(
+                    "it is not in the layout of any engine ({})",
+                    known.join(", ")
+                ),
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    fn nano() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/whisper-nano")
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        for (at, spec) in ENGINES.iter().enumerate() {
+            assert!(ENGINES[at + 1..].iter().all(|other| other.id != spec.id));
+        }
+    }
+
+    #[test]
+    fn a_folder_finds_its_engine_and_says_what_it_can_do() {
+        let spec = engine_of(&nano()).unwrap();
+        assert_eq!(spec.id, "whisper");
+        let description = (spec.describe)(&nano(), Precision::Auto, Device::Cpu).unwrap();
+        assert_eq!(description.languages.len(), 99);
+        assert_eq!(description.precision, Precision::Int8);
+        assert!(description.native_words && description.translates && description.takes_prompt);
+        assert!((2_000_000..4_000_000).contains(&description.weight_bytes));
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_nobodys() {
+        let vad = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/silero-vad");
+        assert!(engine_of(&vad).is_err());
+        assert!(engine("sphinx").is_none());
+    }
+}
