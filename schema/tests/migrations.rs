@@ -1,5 +1,4 @@
 //! Migrations on a real PostgreSQL.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use dalston_schema::db::migrate;
 use dalston_test_postgres::TestDatabase;

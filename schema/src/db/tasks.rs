@@ -1,5 +1,7 @@
 //! The verbs of a task: claim, extend, complete, fail, give back; and what a running task reads.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
@@ -257,7 +259,7 @@ pub async fn retry(
 pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, DbError> {
     Ok(sqlx::query_as(
         "select id, stage, name, status, error, response from task_details
-          where job_id = $1 and status in ('completed', 'skipped') order by level, name",
+          where job_id = $1 and status in ('completed', 'skipped') order by name",
     )
     .bind(job)
     .fetch_all(pool)
@@ -269,12 +271,31 @@ pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, Db
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, job: JobId) -> Result<Vec<Task>, DbError> {
-    Ok(
-        sqlx::query_as("select * from task_details where job_id = $1 order by level, name")
-            .bind(job)
-            .fetch_all(pool)
-            .await?,
-    )
+    let mut tasks: Vec<Task> = sqlx::query_as("select * from task_details where job_id = $1")
+        .bind(job)
+        .fetch_all(pool)
+        .await?;
+    let levels = levels(&tasks);
+    tasks.sort_by(|a, b| (levels[&a.id], &a.name).cmp(&(levels[&b.id], &b.name)));
+    Ok(tasks)
+}
+
+/// The longest path of dependencies that leads to each task.
+fn levels(tasks: &[Task]) -> HashMap<TaskId, usize> {
+    let mut levels: HashMap<TaskId, usize> = tasks.iter().map(|task| (task.id, 0)).collect();
+    // Each round settles at least one more level; a graph of n tasks has at most n.
+    for _ in 0..tasks.len() {
+        let mut settled = true;
+        for task in tasks {
+            let above = task.dependencies.iter().filter_map(|need| levels.get(need));
+            let level = above.max().map_or(0, |level| level + 1);
+            settled &= levels.insert(task.id, level) == Some(level);
+        }
+        if settled {
+            break;
+        }
+    }
+    levels
 }
 
 /// What a task of this job was given and answered; `None` when the job has no such task or was purged.

@@ -155,7 +155,9 @@ fn serve(binaries: &Path, directory: &Path, account: Option<Account>) {
         .name("postgres".to_owned())
         .spawn(move || {
             let child = server.spawn();
-            started.send(child.as_ref().map(|_| ()).map_err(ToString::to_string)).unwrap();
+            started
+                .send(child.as_ref().map(|_| ()).map_err(ToString::to_string))
+                .unwrap();
             if let Ok(mut child) = child {
                 let _ = child.wait();
             }
@@ -188,7 +190,11 @@ fn folder_of(pid: u32) -> PathBuf {
 
 /// Removes what earlier test binaries left; a binary cannot clean up after itself when it is killed.
 fn sweep_old_folders() {
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let name = entry.file_name();
         let Some(pid) = name
             .to_str()
