@@ -157,12 +157,21 @@ impl ModelStore {
         let mut models = Vec::new();
         for bundled in BUNDLED {
             let id = ModelId::parse(bundled.id)?;
+            let (store, looked_for) = (self.clone(), id.clone());
+            // No lock is needed to see that all is well, so a read-only folder does too.
+            if let Some(model) = blocking(move || Ok(store.unpacked(&looked_for, bundled))).await? {
+                models.push(model);
+                continue;
+            }
             let lock = self.lock(&id, &CancellationToken::new()).await?;
             let store = self.clone();
             models.push(
                 blocking(move || {
                     let _lock = lock;
-                    store.unpack(&id, bundled)
+                    match store.unpacked(&id, bundled) {
+                        Some(model) => Ok(model),
+                        None => store.unpack(&id, bundled),
+                    }
                 })
                 .await?,
             );
@@ -302,14 +311,16 @@ impl ModelStore {
         staging.install(manifest, &self.folder(id), &aside)
     }
 
+    /// The bundled model as it stands in the store, if it is whole and the same.
+    fn unpacked(&self, id: &ModelId, bundled: &BundledModel) -> Option<InstalledModel> {
+        let model = self.installed(id).ok()??;
+        let same = |(path, bytes): &(&str, &[u8])| {
+            std::fs::read(model.folder.join(path)).is_ok_and(|found| found == *bytes)
+        };
+        bundled.files.iter().all(same).then_some(model)
+    }
+
     fn unpack(&self, id: &ModelId, bundled: &BundledModel) -> Result<InstalledModel> {
-        if let Ok(Some(model)) = self.installed(id)
-            && bundled.files.iter().all(|(path, bytes)| {
-                std::fs::read(model.folder.join(path)).is_ok_and(|found| found == *bytes)
-            })
-        {
-            return Ok(model);
-        }
         let staging = self.staging(id)?;
         let mut files = Vec::new();
         for (path, bytes) in bundled.files {

@@ -98,6 +98,22 @@ fn every_entry_has_a_layout_a_size_and_a_repository() {
 }
 
 #[test]
+fn the_page_on_models_has_a_row_for_every_entry() {
+    let page = include_str!("../../../docs/models.md");
+    for entry in entries() {
+        let row = format!("| `{}`", entry.id);
+        let row = page.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("{} has no row", entry.id));
+        assert!(row.contains(&entry.licence), "{row}");
+        assert_eq!(
+            row.contains("not run yet"),
+            !catalogue().serves(&entry.engine),
+            "{row}"
+        );
+    }
+}
+
+#[test]
 fn every_registry_id_of_the_contract_is_known() {
     for name in [
         "Systran/faster-whisper-tiny",
