@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `dalston` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dalston_cli::main()
+}

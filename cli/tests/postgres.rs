@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use dalston_cli::postgres::{self, Durability, Options, Postgres, PostgresError};
 
 fn options(folder: &Path) -> Options {
-    let search = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../.runtime/postgresql/bin")];
     Options {
-        search,
         durability: Durability::None,
         ..Options::new(folder)
     }

@@ -31,6 +31,7 @@ pub(super) fn installed(search: &[PathBuf]) -> Installed {
     let candidates = search
         .iter()
         .cloned()
+        .chain(fetched())
         .chain(std::env::split_paths(&path))
         .chain(versioned("/usr/lib/postgresql", ""))
         .chain(versioned("/usr", "pgsql-"))
@@ -101,6 +102,20 @@ fn real_directory(candidate: &Path) -> Option<PathBuf> {
         .join("initdb")
         .exists()
         .then(|| directory.to_owned())
+}
+
+/// Where `make setup` puts a server that no system package brought: `.runtime` of this folder or one above it, and for root,
+/// whose folders the server's user may be unable to enter, `/opt`.
+fn fetched() -> Vec<PathBuf> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let runtimes = here
+        .ancestors()
+        .map(|folder| folder.join(".runtime/postgresql/bin"));
+    runtimes
+        .filter(|bin| bin.exists())
+        .take(1)
+        .chain(["/opt/dalston/postgresql/bin".into()])
+        .collect()
 }
 
 /// The `bin` folders of side-by-side installations: children of `parent` whose name is `prefix` and a number, newest first.

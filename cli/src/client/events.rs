@@ -1,0 +1,249 @@
+//! Follows a job to its end: by the server's event stream, which says how far it is, and by asking now and then where the
+//! stream does not get through (proxies that buffer).
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures_util::StreamExt;
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Client;
+
+/// How often the job is asked for when its stream is quiet or broken.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// Failed questions in a row after which the server counts as gone.
+const PATIENCE: u32 = 5;
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// The stage that reports, for example `transcribe`.
+    pub stage: String,
+    /// Share done, 0 to 1, when the stage knows it.
+    pub share: Option<f64>,
+}
+
+/// Whether a job in this state will not change any more.
+pub fn is_final(status: &str) -> bool {
+    matches!(status, "completed" | "failed" | "cancelled")
+}
+
+/// Waits until job `id` has ended and answers the job object; `report` is told how far it is. Ends with an error at
+/// `deadline`.
+pub async fn follow(
+    client: &Client,
+    id: &str,
+    deadline: Option<Instant>,
+    mut report: impl FnMut(Progress),
+) -> anyhow::Result<Value> {
+    // Thirty years stand for no deadline.
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(1_000_000_000));
+    let mut last_event = String::new();
+    let mut failures = 0;
+    loop {
+        let listened = timeout_at(deadline, listen(client, id, &mut last_event, &mut report)).await;
+        if listened.is_err() {
+            bail!("job {id} is not finished yet; wait on with `dalston jobs wait {id}`");
+        }
+        match client
+            .get(&["v1", "audio", "transcriptions", id], &[])
+            .await
+        {
+            Ok(job) if job["status"].as_str().is_some_and(is_final) => return Ok(job),
+            Ok(_) => failures = 0,
+            Err(error) if error.is::<super::ApiError>() || failures >= PATIENCE => {
+                return Err(error);
+            }
+            Err(_) => failures += 1,
+        }
+        sleep_until((Instant::now() + ASK_INTERVAL).min(deadline)).await;
+    }
+}
+
+/// Reads the event stream until the job has ended or the stream breaks.
+async fn listen(
+    client: &Client,
+    id: &str,
+    last_event: &mut String,
+    report: &mut impl FnMut(Progress),
+) {
+    match read(client, id, last_event, report).await {
+        Ok(()) => {}
+        Err(error) => {
+            tracing::debug!(job.id = id, %error, "The event stream of job {id} broke off")
+        }
+    }
+}
+
+async fn read(
+    client: &Client,
+    id: &str,
+    last_event: &mut String,
+    report: &mut impl FnMut(Progress),
+) -> anyhow::Result<()> {
+    let mut request = client
+        .request(
+            Method::GET,
+            &["v1", "audio", "transcriptions", id, "events"],
+        )
+        .header("Accept", "text/event-stream");
+    if !last_event.is_empty() {
+        request = request.header("Last-Event-ID", last_event.as_str());
+    }
+    let mut body = client.send(request).await?.bytes_stream();
+    let mut parser = Parser::default();
+    while let Some(chunk) = body.next().await {
+        for event in parser.feed(&chunk.context("reading events")?) {
+            if let Some(id) = event.id {
+                *last_event = id;
+            }
+            if let Some(progress) = progress(&event.name, &event.data) {
+                report(progress);
+            }
+            if ended(&event.name, &event.data) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ended(name: &str, data: &Value) -> bool {
+    let status = name
+        .strip_prefix("job.")
+        .or_else(|| data["status"].as_str());
+    status.is_some_and(is_final)
+}
+
+fn progress(name: &str, data: &Value) -> Option<Progress> {
+    let stage = data["stage"].as_str()?.to_owned();
+    match name {
+        "progress" => Some(Progress {
+            stage,
+            share: data["progress"].as_f64().map(|share| share.clamp(0.0, 1.0)),
+        }),
+        "task.completed" => Some(Progress {
+            stage,
+            share: Some(1.0),
+        }),
+        _ => None,
+    }
+}
+
+/// One server-sent event.
+#[derive(Debug, PartialEq)]
+struct Event {
+    id: Option<String>,
+    name: String,
+    data: Value,
+}
+
+/// Puts events together from chunks that may end anywhere, as the HTML standard's `text/event-stream` says.
+#[derive(Debug, Default)]
+struct Parser {
+    line: Vec<u8>,
+    id: Option<String>,
+    name: String,
+    data: String,
+}
+
+impl Parser {
+    fn feed(&mut self, chunk: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for &byte in chunk {
+            if byte != b'\n' {
+                self.line.push(byte);
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            let line = String::from_utf8_lossy(&line);
+            events.extend(self.take(line.strip_suffix('\r').unwrap_or(&line)));
+        }
+        events
+    }
+
+    fn take(&mut self, line: &str) -> Option<Event> {
+        if line.is_empty() {
+            let Parser { id, name, data, .. } = std::mem::take(self);
+            // An event without data is only a comment or an id.
+            return serde_json::from_str(data.trim_end())
+                .ok()
+                .map(|data: Value| {
+                    let name = if name.is_empty() {
+                        data["type"].as_str().unwrap_or_default().to_owned()
+                    } else {
+                        name
+                    };
+                    Event { id, name, data }
+                });
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "id" => self.id = Some(value.to_owned()),
+            "event" => value.clone_into(&mut self.name),
+            "data" => {
+                self.data.push_str(value);
+                self.data.push('\n');
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_come_out_whole_however_the_stream_is_cut() {
+        let stream = ": hello\n\nid: 7\nevent: progress\ndata: {\"stage\":\"transcribe\",\ndata: \"progress\":0.5}\n\nevent: job.completed\r\ndata: {}\r\n\r\n";
+        let expected = vec![
+            Event {
+                id: Some("7".to_owned()),
+                name: "progress".to_owned(),
+                data: json!({"stage": "transcribe", "progress": 0.5}),
+            },
+            Event {
+                id: None,
+                name: "job.completed".to_owned(),
+                data: json!({}),
+            },
+        ];
+        for size in 1..stream.len() {
+            let mut parser = Parser::default();
+            let events: Vec<Event> = stream
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|chunk| parser.feed(chunk))
+                .collect();
+            assert_eq!(events, expected, "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_known_by_name_or_status() {
+        assert!(ended("job.failed", &json!({})));
+        assert!(ended("", &json!({"status": "cancelled"})));
+        assert!(!ended("job.running", &json!({"status": "running"})));
+        assert!(!ended("task.completed", &json!({"stage": "prepare"})));
+    }
+
+    #[test]
+    fn progress_stays_within_its_bounds() {
+        let over = progress("progress", &json!({"stage": "transcribe", "progress": 1.2}));
+        assert_eq!(
+            over,
+            Some(Progress {
+                stage: "transcribe".to_owned(),
+                share: Some(1.0)
+            })
+        );
+        assert_eq!(progress("job.running", &json!({"status": "running"})), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! `dalston worker`: claims tasks and runs them. Any number may run, on any machine that reaches database and audio.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use dalston_engines::Device;
+use dalston_schema::Stage;
+use dalston_worker::WorkerConfig;
+use dalston_worker::load_engine::LoadEngineConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DeviceChoice};
+use crate::database::Database;
+use crate::{Usage, stop, storage};
+
+/// Options of `dalston worker`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  DATABASE_URL=postgres://… DALSTON_S3_BUCKET=audio dalston worker
+  dalston worker --concurrency 2 --stages transcribe,align
+  dalston worker --once                    # empty the queue, then exit
+
+SIGTERM lets running tasks finish for DALSTON_SHUTDOWN_GRACE_SECONDS, then gives them back.")]
+pub struct Worker {
+    /// Tasks with a model to run at a time [env: DALSTON_WORKER_CONCURRENCY; default: 4]
+    #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=256))]
+    concurrency: Option<u32>,
+    /// Do only these stages (comma-separated); default: all that the models allow
+    #[arg(long, value_delimiter = ',', value_name = "STAGE")]
+    stages: Vec<String>,
+    /// Exit when nothing is left to do
+    #[arg(long)]
+    once: bool,
+    /// Leave maintenance (rescue, retention, sweeping) to other workers
+    #[arg(long)]
+    no_maintenance: bool,
+    /// What stays the same when this worker is restarted; tasks of its earlier runs are then released at once
+    #[arg(long, hide = true)]
+    pub identity: Option<String>,
+}
+
+impl Worker {
+    /// The settings these options set.
+    pub fn settings(&self) -> [(&'static str, Option<String>); 1] {
+        [(
+            "DALSTON_WORKER_CONCURRENCY",
+            self.concurrency.map(|count| count.to_string()),
+        )]
+    }
+}
+
+/// Works until asked to stop, or with `--once` until nothing is left to do.
+pub async fn run(options: Worker, config: Config) -> anyhow::Result<()> {
+    let database = Database::required(&config, "worker").await?;
+    let worker = worker_config(&options, &config, &database)?;
+    worker.check()?;
+    let shutdown = CancellationToken::new();
+    stop::on_signals(&shutdown)?;
+    dalston_worker::run(worker, shutdown)
+        .await
+        .context("working")
+}
+
+fn worker_config(
+    options: &Worker,
+    config: &Config,
+    database: &Database,
+) -> anyhow::Result<WorkerConfig> {
+    let stages = options.stages.iter().map(|name| {
+        name.parse::<Stage>()
+            .map_err(|error| Usage(format!("--stages: {error}")))
+    });
+    let defaults = WorkerConfig::new(
+        database.connection(config, "dalston-worker"),
+        storage::config(config),
+        config.model_dir.clone(),
+        config.data_dir.join("scratch"),
+    );
+    Ok(WorkerConfig {
+        identity: options.identity.clone(),
+        runtime_library: runtime_library(config),
+        device: match config.device {
+            DeviceChoice::Auto => Device::Auto,
+            DeviceChoice::Cpu => Device::Cpu,
+            DeviceChoice::Cuda => Device::Cuda,
+        },
+        concurrency: config.concurrency,
+        threads_per_model: config.threads.unwrap_or(defaults.threads_per_model),
+        model_memory_budget: config.model_memory_bytes,
+        model_idle_timeout: config.model_ttl,
+        lease: config.lease,
+        // A sixth: two lost heartbeats cost nothing.
+        heartbeat_interval: config.heartbeat.unwrap_or(config.lease / 6),
+        rescue_interval: config.rescue_interval,
+        shutdown_grace: config.shutdown_grace,
+        maintenance: !options.no_maintenance,
+        once: options.once,
+        stages: stages.collect::<Result<_, _>>()?,
+        load_engine: config
+            .load_engine_factor
+            .map(|realtime_factor| LoadEngineConfig {
+                realtime_factor,
+                faults: config.load_engine_faults,
+            }),
+        ..defaults
+    })
+}
+
+/// The library that the configuration names, or the one `make setup` fetched; without either the engine looks around.
+fn runtime_library(config: &Config) -> Option<PathBuf> {
+    let fetched =
+        || Some(config.runtime_dir.join("libonnxruntime.so")).filter(|library| library.exists());
+    config.ort_library.clone().or_else(fetched)
+}
