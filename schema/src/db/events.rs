@@ -102,3 +102,17 @@ pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
             .await?,
     )
 }
+
+/// The newest id in the log of each of these jobs; jobs without any entry are left out. One query for everything a
+/// process waits for.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn newest_many(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, i64)>, DbError> {
+    Ok(sqlx::query_as(
+        "select job_id, max(id) from job_log where job_id = any($1) group by job_id",
+    )
+    .bind(jobs)
+    .fetch_all(pool)
+    .await?)
+}

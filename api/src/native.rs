@@ -1,0 +1,14 @@
+//! Our own dialect: one file per resource.
+
+pub mod audio;
+pub mod engines;
+pub mod export;
+pub mod job_object;
+pub mod keys;
+pub mod list;
+pub mod models;
+pub mod request;
+pub mod stats;
+pub mod tasks;
+pub mod transcript_object;
+pub mod transcriptions;

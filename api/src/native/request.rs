@@ -1,0 +1,316 @@
+//! Reads the fields of a native transcription request.
+
+use dalston_schema::job::{Dialect, JobParameters, SpeakerDetection, TimestampGranularity};
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::form::Fields;
+use crate::submit::Order;
+
+/// Terms a vocabulary may have.
+const MOST_TERMS: usize = 100;
+/// Speakers a recording may have.
+const SPEAKERS: std::ops::RangeInclusive<i64> = 1..=32;
+
+/// Reads the fields of a request; the order's name is still empty when none was given.
+///
+/// # Errors
+/// 422 for values of the wrong type or outside their range, 400 for values that make no sense together.
+pub fn read(fields: &Fields, default_retention_days: i32) -> Result<Order, ApiError> {
+    let speakers = |name| -> Result<Option<u32>, ApiError> {
+        Ok(fields
+            .integer(name, SPEAKERS)?
+            .and_then(|n| u32::try_from(n).ok()))
+    };
+    let (num_speakers, min_speakers, max_speakers) = (
+        speakers("num_speakers")?,
+        speakers("min_speakers")?,
+        speakers("max_speakers")?,
+    );
+    if let (Some(min), Some(max)) = (min_speakers, max_speakers)
+        && min > max
+    {
+        return Err(ApiError::bad_request(format!(
+            "min_speakers ({min}) must not be greater than max_speakers ({max})"
+        )));
+    }
+    let temperature = fields.number("temperature", 0.0..=1.0)?;
+    refuse_personal_information(fields)?;
+    let parameters = JobParameters {
+        dialect: Dialect::Native,
+        model: fields.text("model").map_or("auto", str::trim).to_owned(),
+        language: fields.text("language").map_or(Ok(None), language)?,
+        translate: false,
+        prompt: fields.text("prompt").map(str::to_owned),
+        vocabulary: terms(fields, "vocabulary")?,
+        temperature: temperature.map(|temperature| temperature as f32),
+        timestamps: one_of(
+            fields,
+            "timestamps_granularity",
+            &[
+                ("none", TimestampGranularity::None),
+                ("segment", TimestampGranularity::Segment),
+                ("word", TimestampGranularity::Word),
+            ],
+            TimestampGranularity::Word,
+        )?,
+        speaker_detection: one_of(
+            fields,
+            "speaker_detection",
+            &[
+                ("none", SpeakerDetection::None),
+                ("diarize", SpeakerDetection::Diarize),
+                ("per_channel", SpeakerDetection::PerChannel),
+            ],
+            SpeakerDetection::None,
+        )?,
+        num_speakers,
+        min_speakers,
+        max_speakers,
+        known_speaker_names: Vec::new(),
+        planning_warnings: unused_pins(fields),
+    };
+    Ok(Order {
+        parameters,
+        display_name: fields.text("name").unwrap_or_default().trim().to_owned(),
+        retention_days: retention(fields, default_retention_days)?,
+        idempotency: None,
+    })
+}
+
+/// Reads a language: ISO 639-1 (or a three-letter code of the models), any case, a region is dropped; `auto` detects.
+///
+/// # Errors
+/// 422 when it is no language code.
+pub fn language(text: &str) -> Result<Option<String>, ApiError> {
+    let code = text.trim().to_ascii_lowercase();
+    let base = code.split(['-', '_']).next().unwrap_or_default();
+    if code == "auto" {
+        return Ok(None);
+    }
+    if (2..=3).contains(&base.len()) && base.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Ok(Some(base.to_owned()));
+    }
+    Err(ApiError::invalid_field(
+        "language",
+        "Input should be an ISO 639-1 language code such as en, or auto",
+        text,
+    ))
+}
+
+fn one_of<T: Copy>(
+    fields: &Fields,
+    name: &str,
+    values: &[(&str, T)],
+    default: T,
+) -> Result<T, ApiError> {
+    let Some(text) = fields.text(name).map(str::trim) else {
+        return Ok(default);
+    };
+    let found = values.iter().find(|(known, _)| *known == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = values.iter().map(|(known, _)| *known).collect();
+        let message = format!("Input should be one of: {}", known.join(", "));
+        ApiError::invalid_field(name, message, text)
+    })
+}
+
+fn retention(fields: &Fields, default: i32) -> Result<i32, ApiError> {
+    match fields.integer("retention", i64::MIN..=i64::MAX)? {
+        None => Ok(default),
+        Some(days @ (-1..=3650)) => Ok(i32::try_from(days).unwrap_or(default)),
+        Some(_) => Err(ApiError::bad_request(
+            "Retention days must be 0 (transient), -1 (permanent), or 1-3650",
+        )),
+    }
+}
+
+/// A JSON array of terms.
+fn terms(fields: &Fields, name: &str) -> Result<Vec<String>, ApiError> {
+    let Some(text) = fields.text(name) else {
+        return Ok(Vec::new());
+    };
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("Invalid JSON in {name}: {error}")))?;
+    let list = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list,
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "{name} must be a JSON array of strings"
+            )));
+        }
+    };
+    if list.len() > MOST_TERMS {
+        return Err(ApiError::bad_request(format!(
+            "{name} cannot exceed {MOST_TERMS} terms"
+        )));
+    }
+    list.into_iter()
+        .map(|term| match term {
+            Value::String(term) => Ok(term),
+            _ => Err(ApiError::bad_request(format!(
+                "{name} must contain only strings"
+            ))),
+        })
+        .collect()
+}
+
+/// Somebody who asks for redaction must not get a transcript without it, so the request is refused rather than warned.
+fn refuse_personal_information(fields: &Fields) -> Result<(), ApiError> {
+    one_of(
+        fields,
+        "pii_redaction_mode",
+        &[("silence", ()), ("beep", ())],
+        (),
+    )?;
+    let wanted =
+        fields.boolean("pii_detection", false)? | fields.boolean("redact_pii_audio", false)?;
+    if wanted {
+        return Err(ApiError::bad_request(
+            "pii_detection is not available on this server. Send the request without it.",
+        ));
+    }
+    Ok(())
+}
+
+/// Pins of stages that no worker runs.
+fn unused_pins(fields: &Fields) -> Vec<String> {
+    ["model_diarize", "model_align", "model_pii_detect"]
+        .into_iter()
+        .filter(|pin| fields.has(pin))
+        .map(|pin| format!("{pin} was not used: no worker offers that stage."))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    fn form(pairs: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::default();
+        for (name, text) in pairs {
+            fields.push((*name).to_owned(), (*text).to_owned());
+        }
+        fields
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_documented_words() {
+        let many = serde_json::to_string(&vec!["x"; 101]).unwrap();
+        for (pairs, status, message) in [
+            (
+                &[("retention", "4000")][..],
+                400,
+                "Retention days must be 0 (transient), -1 (permanent), or 1-3650",
+            ),
+            (
+                &[("retention", "-2")],
+                400,
+                "Retention days must be 0 (transient), -1 (permanent), or 1-3650",
+            ),
+            (
+                &[("retention", "soon")],
+                422,
+                "Input should be a valid integer",
+            ),
+            (
+                &[("num_speakers", "33")],
+                422,
+                "Input should be from 1 to 32",
+            ),
+            (
+                &[("min_speakers", "4"), ("max_speakers", "2")],
+                400,
+                "min_speakers (4) must not be greater than max_speakers (2)",
+            ),
+            (
+                &[("speaker_detection", "magic")],
+                422,
+                "Input should be one of: none, diarize, per_channel",
+            ),
+            (
+                &[("timestamps_granularity", "letter")],
+                422,
+                "Input should be one of: none, segment, word",
+            ),
+            (
+                &[("pii_redaction_mode", "bark")],
+                422,
+                "Input should be one of: silence, beep",
+            ),
+            (
+                &[("vocabulary", "{}")],
+                400,
+                "vocabulary must be a JSON array of strings",
+            ),
+            (
+                &[("vocabulary", "[1]")],
+                400,
+                "vocabulary must contain only strings",
+            ),
+            (
+                &[("vocabulary", many.as_str())],
+                400,
+                "vocabulary cannot exceed 100 terms",
+            ),
+            (&[("temperature", "2")], 422, "Input should be from 0 to 1"),
+            (
+                &[("pii_detection", "yes")],
+                400,
+                "pii_detection is not available on this server. Send the request without it.",
+            ),
+        ] {
+            let error = read(&form(pairs), 30).unwrap_err();
+            assert_eq!(
+                (error.status_code().as_u16(), error.message().as_str()),
+                (status, message),
+                "{pairs:?}"
+            );
+        }
+        let error = read(&form(&[("vocabulary", "[oops")]), 30).unwrap_err();
+        assert!(error.message().starts_with("Invalid JSON in vocabulary: "));
+    }
+
+    #[test]
+    fn what_the_official_client_always_sends_is_understood() {
+        let order = read(
+            &form(&[
+                ("model", "auto"),
+                ("language", "auto"),
+                ("speaker_detection", "none"),
+                ("timestamps_granularity", "word"),
+                ("lite_profile", "core"),
+                ("pii_detection", "False"),
+                ("num_speakers", ""),
+                ("vocabulary", "[\"Dalston\"]"),
+                ("name", "  Board meeting "),
+                ("retention", "-1"),
+            ]),
+            30,
+        )
+        .unwrap();
+        assert_eq!(order.display_name, "Board meeting");
+        assert_eq!(order.retention_days, -1);
+        assert_eq!(order.parameters.vocabulary, ["Dalston"]);
+        assert_eq!(order.parameters.language, None);
+        assert_eq!(read(&form(&[]), 30).unwrap().retention_days, 30);
+    }
+
+    #[test]
+    fn languages_are_codes_in_any_case() {
+        for (text, expected) in [
+            ("en", Some("en")),
+            ("EN-gb", Some("en")),
+            ("pt_BR", Some("pt")),
+            ("yue", Some("yue")),
+            ("Auto", None),
+        ] {
+            assert_eq!(language(text).unwrap().as_deref(), expected);
+        }
+        for text in ["english", "e", "12", "../x"] {
+            assert!(language(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! `/v1/audio/transcriptions`: submit, read, rename, cancel, retry and delete jobs.
+
+use dalston_schema::db::jobs::{self, Cancelled, Deleted, Retried};
+use dalston_schema::db::tasks;
+use dalston_schema::{ArtifactKey, Job, JobId, JobStatus};
+use poem::Request;
+use poem_openapi::param::Path;
+use poem_openapi::payload::Json;
+use poem_openapi::{ApiResponse, Object, OpenApi};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::job_object::{JobCreated, JobObject};
+use crate::auth::{Caller, Permission};
+use crate::document::{FileSchema, Submitted, Tag};
+use crate::error::ApiError;
+use crate::form::Form;
+use crate::intake::{Accepted, Call, take_in};
+use crate::openai::request::Endpoint;
+use crate::openai::sync;
+use crate::state::App;
+
+/// The fields of a transcription request. Those marked OpenAI make the request one of OpenAI's dialect, as does an
+/// OpenAI model id or an official OpenAI client; see the description of the operation.
+#[derive(Object)]
+pub struct TranscriptionForm {
+    /// The audio file. Exactly one of `file` and `audio_url`.
+    file: Option<FileSchema>,
+    /// Where to fetch the audio: http or https, also share links of Google Drive and Dropbox.
+    audio_url: Option<String>,
+    /// Name shown to people, at most 255 characters; else the name of the file.
+    name: Option<String>,
+    /// `auto`, a model id, an engine id, or one of OpenAI's ids.
+    #[oai(default = "auto")]
+    model: String,
+    /// ISO 639-1 code, or `auto`.
+    language: Option<String>,
+    /// JSON array of at most 100 words to expect.
+    vocabulary: Option<String>,
+    /// `none`, `diarize` or `per_channel`.
+    speaker_detection: Option<String>,
+    /// Exact number of speakers, 1–32.
+    num_speakers: Option<u32>,
+    /// Fewest speakers, 1–32.
+    min_speakers: Option<u32>,
+    /// Most speakers, 1–32.
+    max_speakers: Option<u32>,
+    /// `none`, `segment` or `word`.
+    timestamps_granularity: Option<String>,
+    /// Detect personal information.
+    pii_detection: Option<bool>,
+    /// JSON array or comma-separated list of kinds of personal information.
+    pii_entity_types: Option<String>,
+    /// Silence personal information in the audio.
+    redact_pii_audio: Option<bool>,
+    /// `silence` or `beep`.
+    pii_redaction_mode: Option<String>,
+    /// Days to keep the job: 0, −1 (for ever) or 1–3650.
+    retention: Option<i32>,
+    /// Model of the diarize stage.
+    model_diarize: Option<String>,
+    /// Model of the align stage.
+    model_align: Option<String>,
+    /// OpenAI: text that conditions style and spelling, at most 224 tokens.
+    prompt: Option<String>,
+    /// OpenAI: sampling temperature, 0–1.
+    temperature: Option<f32>,
+    /// OpenAI: `json`, `text`, `srt`, `verbose_json`, `vtt` or `diarized_json`.
+    response_format: Option<String>,
+    /// OpenAI: `word` and `segment`, with `verbose_json`.
+    #[oai(rename = "timestamp_granularities[]")]
+    timestamp_granularities: Option<Vec<String>>,
+    /// OpenAI: `logprobs`.
+    #[oai(rename = "include[]")]
+    include: Option<Vec<String>>,
+    /// OpenAI: `auto` or an object.
+    chunking_strategy: Option<String>,
+    /// OpenAI: at most four names, in order of first speech.
+    #[oai(rename = "known_speaker_names[]")]
+    known_speaker_names: Option<Vec<String>>,
+    /// OpenAI: answer with server-sent events.
+    stream: Option<bool>,
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+/// A new name.
+#[derive(Object)]
+pub struct Rename {
+    /// The name, 1–255 characters.
+    #[oai(validator(min_length = 1, max_length = 255))]
+    display_name: String,
+}
+
+/// What a cancellation did.
+#[derive(Object)]
+pub struct JobCancelled {
+    /// The job.
+    id: Uuid,
+    /// `cancelling` while tasks are being stopped, else `cancelled`.
+    status: String,
+    /// The same for people.
+    message: String,
+}
+
+/// Nothing more to say.
+#[derive(ApiResponse)]
+pub enum NoContent {
+    /// Done.
+    #[oai(status = 204)]
+    Done,
+}
+
+/// The job endpoints.
+pub struct TranscriptionsApi(pub App);
+
+#[OpenApi(tag = "Tag::Transcriptions")]
+impl TranscriptionsApi {
+    /// Submit audio.
+    ///
+    /// Native: answers 201 with the job at once. OpenAI dialect: waits at most 300 seconds and answers 200 with the
+    /// text in the asked format, or with server-sent events when `stream=true`. A request is of the OpenAI dialect
+    /// when `model` is one of OpenAI's ids; or, with another model, when it has no native-only field and either has a
+    /// field marked OpenAI or was sent by an official OpenAI client. A repeated request with the same
+    /// `Idempotency-Key` header is answered with the first one's job.
+    #[oai(path = "/v1/audio/transcriptions", method = "post")]
+    async fn create(
+        &self,
+        caller: Caller,
+        request: &Request,
+        form: Form<TranscriptionForm>,
+    ) -> Result<Submitted, ApiError> {
+        caller.require(Permission::JobCreate)?;
+        let budget = caller.take_request(&self.0).await?;
+        let scope = caller.scope();
+        let call = Call::of(caller, request, Endpoint::Transcriptions)?;
+        match take_in(&self.0, call, form).await? {
+            Accepted::Native { job } => {
+                let job = jobs::get(&self.0.pool, scope, job)
+                    .await?
+                    .ok_or_else(not_found)?;
+                Ok(Submitted::created(JobCreated::from(&job)))
+            }
+            Accepted::OpenAi { job, request } => {
+                let answer = sync::answer(&self.0, job, request, budget).await?;
+                Ok(Submitted::answered(answer))
+            }
+        }
+    }
+
+    /// Read a job.
+    #[oai(path = "/v1/audio/transcriptions/:job_id", method = "get")]
+    async fn get(&self, caller: Caller, job_id: Path<Uuid>) -> Result<Json<JobObject>, ApiError> {
+        let job = readable(&self.0, &caller, job_id.0).await?;
+        let tasks = tasks::list(&self.0.pool, job.id).await?;
+        let transcript = match job.status {
+            JobStatus::Completed => jobs::transcript(&self.0.pool, job.id).await?,
+            _ => None,
+        };
+        Ok(Json(JobObject::full(job, tasks, transcript)))
+    }
+
+    /// Rename a job.
+    #[oai(path = "/v1/audio/transcriptions/:job_id", method = "patch")]
+    async fn rename(
+        &self,
+        caller: Caller,
+        job_id: Path<Uuid>,
+        body: Json<Rename>,
+    ) -> Result<Json<JobObject>, ApiError> {
+        caller.require(Permission::JobUpdateOwn)?;
+        let id = JobId(job_id.0);
+        let missing = || ApiError::resource_not_found("job", id);
+        let name = body.0.display_name.trim();
+        if name.is_empty() {
+            return Err(ApiError::invalid_field(
+                "display_name",
+                "String should have at least 1 character",
+                &body.0.display_name,
+            ));
+        }
+        let old_name = jobs::rename(&self.0.pool, caller.scope(), id, name)
+            .await?
+            .ok_or_else(missing)?;
+        let detail = json!({"old_name": old_name, "new_name": name});
+        caller
+            .audit(
+                &self.0,
+                "job.renamed",
+                ("job", id.to_string()),
+                Some(detail),
+            )
+            .await;
+        let job = jobs::get(&self.0.pool, caller.scope(), id).await?;
+        Ok(Json(JobObject::bare(job.ok_or_else(missing)?)))
+    }
+
+    /// Cancel a job.
+    #[oai(path = "/v1/audio/transcriptions/:job_id/cancel", method = "post")]
+    async fn cancel(
+        &self,
+        caller: Caller,
+        job_id: Path<Uuid>,
+    ) -> Result<Json<JobCancelled>, ApiError> {
+        caller.require(Permission::JobCancelOwn)?;
+        let id = JobId(job_id.0);
+        let (status, message) = match jobs::cancel(&self.0.pool, caller.scope(), id).await? {
+            Cancelled::Now => ("cancelled", "Job cancelled.".to_owned()),
+            Cancelled::Stopping { running } => (
+                "cancelling",
+                format!("Cancellation requested. {running} task(s) still running."),
+            ),
+            Cancelled::Refused(status) => {
+                return Err(ApiError::conflict(format!(
+                    "Cannot cancel job in '{status}' state. Only pending or running jobs can be cancelled."
+                )));
+            }
+            Cancelled::NotFound => return Err(not_found()),
+        };
+        caller
+            .audit(
+                &self.0,
+                "job.cancel_requested",
+                ("job", id.to_string()),
+                None,
+            )
+            .await;
+        Ok(Json(JobCancelled {
+            id: id.0,
+            status: status.to_owned(),
+            message,
+        }))
+    }
+
+    /// Run what failed of a job again.
+    #[oai(path = "/v1/audio/transcriptions/:job_id/retry", method = "post")]
+    async fn retry(&self, caller: Caller, job_id: Path<Uuid>) -> Result<Json<JobObject>, ApiError> {
+        caller.require(Permission::JobUpdateOwn)?;
+        let id = JobId(job_id.0);
+        match jobs::retry(&self.0.pool, caller.scope(), id).await? {
+            Retried::Done => {}
+            Retried::Refused(status) => {
+                return Err(ApiError::conflict(format!(
+                    "Cannot retry job in '{status}' state. Only failed or cancelled jobs can be retried."
+                )));
+            }
+            Retried::NotFound => return Err(not_found()),
+        }
+        caller
+            .audit(&self.0, "job.retried", ("job", id.to_string()), None)
+            .await;
+        let job = jobs::get(&self.0.pool, caller.scope(), id).await?;
+        Ok(Json(JobObject::bare(job.ok_or_else(not_found)?)))
+    }
+
+    /// Delete a finished job with its audio and transcript.
+    #[oai(path = "/v1/audio/transcriptions/:job_id", method = "delete")]
+    async fn delete(&self, caller: Caller, job_id: Path<Uuid>) -> Result<NoContent, ApiError> {
+        caller.require(Permission::JobDeleteOwn)?;
+        caller.take_request(&self.0).await?;
+        let id = JobId(job_id.0);
+        match jobs::delete(&self.0.pool, caller.scope(), id).await? {
+            Deleted::Done => {}
+            Deleted::Refused(status) => {
+                return Err(ApiError::conflict(format!(
+                    "Cannot delete job in '{status}' state. Only completed, failed, or cancelled jobs can be deleted."
+                )));
+            }
+            Deleted::NotFound => return Err(not_found()),
+        }
+        // The job is gone whatever happens here; the sweeper of orphans takes what is left.
+        if let Err(error) = self
+            .0
+            .storage
+            .delete_prefix(&ArtifactKey::job_prefix(id))
+            .await
+        {
+            tracing::warn!(job.id = %id, %error, "objects of deleted job {id} are left for the sweeper");
+        }
+        caller
+            .audit(&self.0, "job.deleted", ("job", id.to_string()), None)
+            .await;
+        Ok(NoContent::Done)
+    }
+}
+
+/// The answer for a job that is not there, or somebody else's.
+#[must_use]
+pub fn not_found() -> ApiError {
+    ApiError::not_found("Job not found")
+}
+
+/// A job the caller may read.
+///
+/// # Errors
+/// 403 without the permission, 404 when there is no such job for this caller.
+pub async fn readable(app: &App, caller: &Caller, job: Uuid) -> Result<Job, ApiError> {
+    caller.require(Permission::JobReadOwn)?;
+    jobs::get(&app.pool, caller.scope(), JobId(job))
+        .await?
+        .ok_or_else(not_found)
+}
