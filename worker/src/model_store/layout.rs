@@ -2,8 +2,6 @@
 //! does not run are recognised too, so that the answer says what the folder is and not only that it is refused.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dalston_engines::model_folder::{DecoderGraphs, Graphs, ModelFolder, Precision};
@@ -186,20 +184,12 @@ fn whisper(folder: &Path, names: &BTreeSet<String>) -> Result<Recognised> {
             }
         }
     }
-    let words = match &model.graphs.timestamped_decoder {
-        Some(_) => true,
-        None => match &model.graphs.decoder {
-            DecoderGraphs::Merged(graph) | DecoderGraphs::WithPast { step: graph, .. } => {
-                outputs_cross_attentions(graph).map_err(ModelStoreError::io("reading", graph))?
-            }
-        },
-    };
     Ok(Recognised {
         layout: "whisper",
         engine: "whisper",
         stage: Stage::Transcribe,
         languages: (!model.is_multilingual()).then(|| vec!["en".to_owned()]),
-        words,
+        words: model.has_cross_attention(),
         translates: model.tokens.translate.is_some(),
         files,
     })
@@ -213,28 +203,4 @@ fn graph_files(graphs: &Graphs) -> Vec<&PathBuf> {
     }
     files.extend(&graphs.timestamped_decoder);
     files
-}
-
-/// Whether a decoder graph outputs `cross_attentions.N`. Names stand as plain text in the file, so this needs no
-/// runtime; exports without the outputs do not contain the text.
-fn outputs_cross_attentions(graph: &Path) -> std::io::Result<bool> {
-    const NAME: &[u8] = b"cross_attentions.0";
-    let mut file = File::open(graph)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut kept = 0;
-    loop {
-        let read = file.read(&mut buffer[kept..])?;
-        if read == 0 {
-            return Ok(false);
-        }
-        let filled = kept + read;
-        if buffer[..filled]
-            .windows(NAME.len())
-            .any(|part| part == NAME)
-        {
-            return Ok(true);
-        }
-        kept = filled.min(NAME.len() - 1);
-        buffer.copy_within(filled - kept..filled, 0);
-    }
 }

@@ -432,3 +432,14 @@ async fn a_bundled_model_is_not_removed() {
     assert!(matches!(error, ModelStoreError::Bundled(_)), "{error}");
     assert_eq!(ids(&store).await.len(), 2);
 }
+
+#[test]
+fn the_catalogue_serves_the_engines_there_are() {
+    for engine in dalston_engines::registry::ENGINES {
+        assert!(catalogue::catalogue().serves(engine.id), "{}", engine.id);
+    }
+    for served in catalogue::catalogue().served_engines() {
+        // Voice activity is no registered engine: it runs inside `prepare`.
+        assert!(served == "silero-vad" || dalston_engines::registry::engine(served).is_some());
+    }
+}
