@@ -6,25 +6,26 @@ use serde::Deserialize;
 use crate::fixture::{audio, float_model, golden, golden_options, transcribe};
 
 #[derive(Deserialize)]
-struct Dialogues {
-    files: Vec<Dialogue>,
+pub struct Dialogues {
+    pub files: Vec<Dialogue>,
 }
 
 #[derive(Deserialize)]
-struct Dialogue {
-    audio: String,
-    no_prev: Golden,
+pub struct Dialogue {
+    pub audio: String,
+    pub reference: String,
+    pub no_prev: Golden,
     with_prev: Golden,
 }
 
 #[derive(Deserialize)]
-struct Golden {
-    text: String,
+pub struct Golden {
+    pub text: String,
     segments: Vec<GoldenSegment>,
 }
 
 #[derive(Deserialize)]
-struct GoldenSegment {
+pub struct GoldenSegment {
     start: f64,
     end: f64,
     text: String,

@@ -4,4 +4,7 @@
 mod fixture;
 mod longform;
 mod mel;
+mod robustness;
 mod utterances;
+mod word_errors;
+mod words;
