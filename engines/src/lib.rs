@@ -6,6 +6,7 @@
 pub mod audio_source;
 pub mod chunking;
 pub mod error;
+pub mod graph;
 pub mod mel;
 pub mod model_folder;
 pub mod registry;

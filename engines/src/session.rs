@@ -19,6 +19,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session};
 
 use crate::error::{EngineError, Result};
+use crate::graph::operators;
 
 /// Where graphs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -273,6 +274,9 @@ impl Runtime {
             .map_err(text)?
             // Several sessions share few cores: a thread that waits must not burn one.
             .with_intra_op_spinning(false)
+            .map_err(text)?
+            // Rewritten graphs call operators of our own; others do not notice them.
+            .with_operators(operators::domain().map_err(|error| error.to_string())?)
             .map_err(text)?;
         if let Some(path) = &options.optimized_copy {
             builder = builder.with_optimized_model_path(path).map_err(text)?;

@@ -10,6 +10,7 @@ mod decoding;
 mod language;
 mod longform;
 pub mod model;
+pub mod optimized;
 pub mod pipeline;
 mod prompt;
 mod segments;
