@@ -8,6 +8,7 @@ use dalston_schema::catalogue::Precision;
 
 use super::*;
 
+mod bundled_models_run;
 mod hub_server;
 mod pull;
 
