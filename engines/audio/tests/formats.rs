@@ -121,6 +121,7 @@ const EXTERNAL: &[Case] = &[
         MONO,
         1.2,
     ),
+    case("speex.ogg", "ogg", "Speex", 16_000, MONO, 1.2),
     case("wavpack.wv", "wv", "WavPack", 8_000, MONO, 1.2),
     case(
         "mp2.mp2",
@@ -177,6 +178,7 @@ fn check(case: &Case, late: f64, least: f64) {
     );
     assert_eq!(done.facts.damaged, 0.0, "{file}");
     assert_eq!(tracks.len(), case.channels.len(), "{file}");
+    let reach = 20 + (late * 16_000.0) as usize;
     for (index, (track, channel)) in tracks.iter().zip(case.channels).enumerate() {
         if *channel == Silent {
             assert!(
@@ -185,7 +187,7 @@ fn check(case: &Case, late: f64, least: f64) {
             );
             continue;
         }
-        let (lag, correlation) = best_match(&reference(*channel, track.len()), track, 2_000);
+        let (lag, correlation) = best_match(&reference(*channel, track.len()), track, reach);
         assert!(
             correlation > least,
             "{file} channel {index}: correlation {correlation} at {lag}"
@@ -258,4 +260,79 @@ fn video_without_sound_is_refused_by_name() {
         "{error}"
     );
     assert!(error.is_client_error());
+}
+
+#[test]
+fn an_edit_list_takes_the_start_away_and_times_count_from_there() {
+    let (_, tracks) = prepared(fixture("trimmed.m4a"), ChannelMode::Mix).unwrap();
+    let (found, whole) = (&tracks[0], reference(Mixed, 19_200));
+    let cut = whole.len() - found.len().min(whole.len());
+    let (lag, correlation) = best_match(&whole[cut..], found, 400);
+    assert!(
+        correlation > 0.95 && lag.abs() < 400,
+        "{correlation} at {lag} after {cut}"
+    );
+    let seconds = found.len() as f64 / 16_000.0;
+    assert!(
+        (seconds
+            - probe(fixture("trimmed.m4a"), &AudioLimits::default())
+                .unwrap()
+                .duration)
+            .abs()
+            < 0.03
+    );
+}
+
+/// Telephone recordings; the fixture is noise, as nothing free encodes AMR.
+#[test]
+fn amr_decodes_in_its_own_container_and_in_3gp() {
+    for (file, words) in [("amr.amr", "AMR"), ("amr.3gp", "in mp4")] {
+        match probe(fixture(file), &AudioLimits::default()) {
+            Ok(facts) => {
+                assert!(facts.codec.contains(words), "{facts:?}");
+                assert_eq!((facts.sample_rate, facts.channels), (8_000, 1));
+                assert!((facts.duration - 1.2).abs() < 0.03, "{facts:?}");
+            }
+            Err(error) => assert!(
+                !ffmpeg_is_installed() && matches!(error, AudioError::FfmpegMissing { .. }),
+                "{error}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn ffmpeg_is_killed_at_its_deadline_and_on_drop() {
+    if !ffmpeg_is_installed() {
+        return;
+    }
+    let limits = AudioLimits {
+        external_seconds: 0,
+        ..AudioLimits::default()
+    };
+    let error = probe(fixture("wma.wma"), &limits).unwrap_err();
+    assert!(
+        matches!(error, AudioError::TimedOut { seconds: 0 }),
+        "{error}"
+    );
+
+    // Its output is larger than the pipe, so it waits for a reader that never comes.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("waits.wma");
+    std::fs::copy(crate::signal::path("wma.wma"), &copy).unwrap();
+    let running = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+            .any(|line| {
+                line.windows(folder.path().as_os_str().len())
+                    .any(|part| part == folder.path().as_os_str().as_encoded_bytes())
+            })
+    };
+    let decoder =
+        dalston_audio::Decoder::open(AudioInput::open(&copy).unwrap(), &AudioLimits::default())
+            .unwrap();
+    assert!(running());
+    drop(decoder);
+    assert!(!running());
 }

@@ -231,3 +231,34 @@ pub(crate) fn aac_core(config: &[u8]) -> Option<(Vec<u8>, u32)> {
         rate,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_of_he_aac_is_plain_aac_at_half_the_rate() {
+        // HE-AAC, 22.05 kHz mono core, 44.1 kHz extension; then its second version; then an implicit extension of plain AAC.
+        let mono = Some((vec![0x13, 0x88], 22_050));
+        assert_eq!(aac_core(&[0x2b, 0x8a, 0x08, 0x00]), mono);
+        assert_eq!(aac_core(&[0xeb, 0x8a, 0x08, 0x00]), mono);
+        assert_eq!(aac_core(&[0x13, 0x88, 0x56, 0xe5, 0xa0]), mono);
+        // 5.1 channels, and error-resilient low delay, are for others.
+        assert_eq!(aac_core(&[0x11, 0xb0]), None);
+        assert_eq!(aac_core(&[0xb9, 0x88]), None);
+        assert_eq!(aac_core(&[0x13]), None);
+    }
+
+    #[test]
+    fn element_sizes_are_read_and_unknown_ones_recognised() {
+        assert_eq!(element_size(&[0x81], 0), Some((1, Some(1))));
+        assert_eq!(element_size(&[0x40, 0x02], 0), Some((2, Some(2))));
+        assert_eq!(element_size(&[0xff], 0), Some((1, None)));
+        assert_eq!(
+            element_size(&[1, 255, 255, 255, 255, 255, 255, 255], 0),
+            Some((8, None))
+        );
+        assert_eq!(element_size(&[0, 1], 0), None);
+        assert_eq!(element_size(&[0x10, 1], 0), None);
+    }
+}

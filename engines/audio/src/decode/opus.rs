@@ -233,3 +233,87 @@ impl Bytes<'_> {
         (length <= MAX_FRAME_BYTES).then_some(length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    fn head(channels: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let mut head = b"OpusHead\x01".to_vec();
+        head.extend([channels, 0x38, 0x01, 0x80, 0xbb, 0, 0, 0, 0, family]);
+        head.extend(rest);
+        head
+    }
+
+    #[test]
+    fn packet_lengths_are_those_of_the_standard() {
+        // (packet, frames at 48 kHz, or None where the framing is broken)
+        let cases: &[(&[u8], Option<u64>)] = &[
+            (&[], None),
+            (&[0xf8], Some(960)),
+            (&[0xf8, 1, 2, 3], Some(960)),
+            (&[0xf9, 1, 2], Some(1_920)),
+            (&[0xf9, 1, 2, 3], None),
+            (&[0xfa, 1, 9, 9], Some(1_920)),
+            (&[0xfa, 3, 9], None),
+            (&[0xfb], None),
+            (&[0xfb, 0], None),
+            (&[0xfb, 3, 1, 2, 3], Some(2_880)),
+            (&[0xfb, 3, 1, 2], None),
+            (&[0xfb, 0x41, 2, 7, 0, 0], Some(960)),
+            (&[0xfb, 0x41, 9, 7], None),
+            (&[0xfb, 0x82, 1, 9, 9], Some(1_920)),
+            // Seven frames of 20 ms are more than the 120 ms allowed.
+            (&[0xfb, 7, 0, 0, 0, 0, 0, 0, 0], None),
+            (&[0x18, 1], Some(2_880)),
+        ];
+        for (packet, frames) in cases {
+            assert_eq!(packet_frames(packet, 1), *frames, "{packet:02x?}");
+        }
+        // Two streams: the first one is self-delimited.
+        assert_eq!(packet_frames(&[0xf8, 2, 9, 9, 0xf8, 1], 2), Some(960));
+        assert_eq!(packet_frames(&[0xf8, 9, 9, 9, 0xf8, 1], 2), None);
+        assert_eq!(packet_frames(&[0xf8, 2, 9, 9, 0xf0, 1], 2), None);
+    }
+
+    #[test]
+    fn impossible_headers_are_refused() {
+        assert!(OpusDecoder::new(&head(2, 0, &[])).is_ok());
+        assert!(OpusDecoder::new(&head(3, 1, &[2, 1, 0, 1, 2])).is_ok());
+        for bad in [
+            head(0, 0, &[]),
+            head(3, 0, &[]),
+            head(3, 1, &[]),
+            head(3, 1, &[0, 0, 0, 1, 2]),
+            head(3, 1, &[1, 2, 0, 1, 2]),
+            head(3, 1, &[2, 1, 0, 1, 3]),
+            head(2, 3, &[1, 1, 0, 1]),
+            b"OpusHead".to_vec(),
+            Vec::new(),
+        ] {
+            assert!(OpusDecoder::new(&bad).is_err(), "{bad:02x?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused_without_harm() {
+        let mut decoder = OpusDecoder::new(&head(2, 0, &[])).unwrap();
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) as usize
+        };
+        let mut decoded = 0;
+        for _ in 0..2_000 {
+            let packet: Vec<u8> = (0..random() % 200).map(|_| random() as u8).collect();
+            if let Some(samples) = decoder.decode(&packet) {
+                decoded += 1;
+                assert!(samples.len() <= 2 * MAX_PACKET_FRAMES);
+            }
+        }
+        assert!(decoded > 500, "{decoded}");
+    }
+}

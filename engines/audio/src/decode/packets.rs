@@ -211,6 +211,7 @@ impl PacketDecoder {
             strict: matches!(container, Container::Matroska | Container::Mp4),
         };
         let mut silence = 0;
+        let mut origin = None;
         if let Some(index) = index
             && let Some(track) = index.tracks.into_iter().find(|track| track.id == id)
         {
@@ -220,6 +221,8 @@ impl PacketDecoder {
             };
             if track.skip > 0 {
                 delay = frames(track.skip);
+                // The clock runs from the first sample, playing from behind the edit.
+                origin = Some(delay as i64);
             }
             if track.lead > GAP {
                 silence = (track.lead * f64::from(sample_rate)) as u64;
@@ -254,7 +257,7 @@ impl PacketDecoder {
             info,
             delay,
             position: 0,
-            origin: None,
+            origin,
             silence,
             waiting: None,
             samples: Vec::new(),
@@ -376,6 +379,7 @@ impl PacketDecoder {
 
     /// Counts a packet without decoding it; gives the frames up to its end.
     pub fn skip(&mut self, packet: &AudioPacket) -> u64 {
+        self.position += std::mem::take(&mut self.silence);
         let gap = match packet.frames {
             // Where only decoding tells how long packets are, the clock tells how far they have come.
             0 => self.ahead(packet).map_or(0, |ahead| ahead.max(0) as u64),
@@ -553,6 +557,9 @@ impl PacketDecoder {
         *track = next.id;
         *time_base = next.time_base;
         self.codec = guarded(|| make_codec(params))?.map_err(|()| changed())?;
+        if let Codec::Opus(opus) = &self.codec {
+            self.delay += opus.pre_skip;
+        }
         Ok(())
     }
 }

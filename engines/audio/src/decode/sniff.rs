@@ -80,6 +80,7 @@ pub(crate) fn sniff(input: &mut AudioInput) -> Result<Container, AudioError> {
         () if at(0, b".snd") => Some(Container::Au),
         () if at(0, b"caff") => Some(Container::Caf),
         () if at(0, b"fLaC") => Some(Container::Flac),
+        () if at(0, b"OggS") && at(28, b"Speex") => Some(Container::External("ogg", "Speex")),
         () if at(0, b"OggS") => Some(Container::Ogg),
         () if at(0, b"\x1a\x45\xdf\xa3") => Some(Container::Matroska),
         () if at(4, b"ftypheic") || at(4, b"ftypavif") || at(4, b"ftypmif1") => {
