@@ -48,7 +48,7 @@ const MODELS: [OpenAiModel; 7] = {
 };
 
 /// Fields that only OpenAI's dialect has.
-const OPENAI_FIELDS: [&str; 11] = [
+const OPENAI_FIELDS: [&str; 9] = [
     "response_format",
     "timestamp_granularities",
     "include",
@@ -58,8 +58,6 @@ const OPENAI_FIELDS: [&str; 11] = [
     "known_speaker_references",
     "languages",
     "keywords",
-    "temperature",
-    "prompt",
 ];
 
 /// Fields that only our own dialect has.
