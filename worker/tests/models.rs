@@ -1,9 +1,10 @@
 //! Models that come, go and rest.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dalston_schema::db::workers;
-use dalston_worker::model_store::ModelStore;
+use dalston_worker::model_store::{ModelStore, Transfer};
 
 use crate::harness::{Harness, eventually, utterance, whisper};
 
@@ -18,27 +19,30 @@ async fn offered_models(harness: &Harness) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_removed_or_added_while_running_is_announced() {
+async fn a_model_added_or_removed_while_running_is_announced() {
     let harness = Harness::new().await;
     let config = harness.config();
     let store = ModelStore::open(&config.model_dir).unwrap();
     let worker = harness.run(config);
-    for change in ["present", "removed", "added"] {
-        match change {
-            "removed" => store.remove("whisper-nano").await.unwrap(),
-            "added" => drop(store.unpack_bundled().await.unwrap()),
-            _ => {}
-        }
-        let expected: &[&str] = if change == "removed" {
-            &[]
-        } else {
-            &["whisper-nano"]
-        };
-        eventually(change, async || {
+    let until_offered = async |expected: &[&str]| {
+        eventually("an announcement", async || {
             (offered_models(&harness).await == expected).then_some(())
         })
         .await;
-    }
+    };
+    until_offered(&["whisper-nano"]).await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engines/models/whisper-nano");
+    store
+        .import(&folder, Some("copy"), &Transfer::default())
+        .await
+        .unwrap();
+    until_offered(&["copy", "whisper-nano"]).await;
+    let mut wish = whisper(false);
+    wish.model = "copy";
+    let job = harness.submit(&utterance("dev-00001"), &wish).await;
+    harness.transcript(job).await;
+    store.remove("copy").await.unwrap();
+    until_offered(&["whisper-nano"]).await;
     worker.stop().await;
 }
 
@@ -52,12 +56,12 @@ async fn a_model_is_kept_warm_and_unloaded_when_idle() {
         .submit(&utterance("dev-00001"), &whisper(false))
         .await;
     harness.transcript(job).await;
-    let loaded = async || {
+    let loaded = async || -> Vec<String> {
         let workers = workers::list(&harness.database.pool).await.unwrap();
         workers
             .into_iter()
             .flat_map(|worker| worker.loaded_models)
-            .collect::<Vec<_>>()
+            .collect()
     };
     eventually("a loaded model", async || {
         (loaded().await == ["whisper-nano"]).then_some(())
@@ -67,5 +71,36 @@ async fn a_model_is_kept_warm_and_unloaded_when_idle() {
         loaded().await.is_empty().then_some(())
     })
     .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_model_takes_the_memory_of_the_first() {
+    let harness = Harness::new().await;
+    let mut config = harness.config();
+    let store = ModelStore::open(&config.model_dir).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engines/models/whisper-nano");
+    let copy = store
+        .import(&folder, Some("copy"), &Transfer::default())
+        .await
+        .unwrap();
+    let bundled = store.unpack_bundled().await.unwrap();
+    let nano = bundled
+        .iter()
+        .find(|model| model.id() == "whisper-nano")
+        .unwrap();
+    config.model_memory_budget = copy.size_bytes() + nano.size_bytes() - 1;
+    let worker = harness.run(config);
+    let mut wish = whisper(false);
+    for model in ["whisper-nano", "copy", "whisper-nano"] {
+        wish.model = model;
+        let job = harness.submit(&utterance("dev-00001"), &wish).await;
+        harness.transcript(job).await;
+        eventually("one loaded model", async || {
+            let workers = workers::list(&harness.database.pool).await.unwrap();
+            (workers[0].loaded_models == [model]).then_some(())
+        })
+        .await;
+    }
     worker.stop().await;
 }

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use dalston_engines::{
-    Control, LongForm, SpeechRegion, Task, TranscribeOptions, Transcription, WavSource,
+    Control, LongForm, SpeechRegion, Task, TranscribeOptions, TranscribeRequest as EngineRequest,
+    Transcription, WavSource,
 };
 use dalston_schema::ArtifactKey;
 use dalston_schema::db::tasks::Completion;
@@ -123,7 +124,12 @@ async fn transcribe(
     let options = options(request, &regions);
     let transcription = blocking(move || {
         let audio = Arc::new(WavSource::open(&path)?);
-        Ok(transcriber.transcribe(audio, options, control)?)
+        Ok(transcriber.transcribe(EngineRequest {
+            audio,
+            options,
+            control,
+            time_limit: None,
+        })?)
     })
     .await?;
     context.progress.report(duration, duration);
