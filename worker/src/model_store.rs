@@ -242,7 +242,7 @@ impl ModelStore {
     /// [`ModelStoreError::Io`].
     pub async fn remove(&self, id: &str) -> Result<()> {
         let id = ModelId::parse(id)?;
-        if BUNDLED.iter().any(|bundled| bundled.id == id.as_str()) {
+        if id.is_bundled() {
             return Err(ModelStoreError::Bundled(id.to_string()));
         }
         let lock = self.lock(&id, &CancellationToken::new()).await?;

@@ -239,11 +239,9 @@ async fn pull(
             }
         }),
         revision: options.revision.clone(),
+        force: options.force,
         ..HubSettings::default()
     };
-    if options.force && store.get(&options.id).await.is_ok() {
-        store.remove(&options.id).await?;
-    }
     let (transfer, bar) = transfer(quiet)?;
     let pulled = store.pull(&options.id, &hub, &transfer).await;
     bar.finish_and_clear();

@@ -20,7 +20,7 @@ pub enum ModelStoreError {
     },
     /// Neither the catalogue nor the hub's naming knows it.
     #[error(
-        "there is no model {0}; `dalston models list --all` names the published ones, and any hub repository with a \
+        "there is no model {0}; `dalston models list --catalogue` names the published ones, and any hub repository with a \
          Whisper export can be given as ORGANISATION/NAME"
     )]
     UnknownModel(String),

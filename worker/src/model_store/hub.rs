@@ -41,6 +41,8 @@ pub struct HubSettings {
     pub precision: Option<Precision>,
     /// Branch, tag or commit.
     pub revision: String,
+    /// Fetch a model that is here already, and put it in the place of the one that is.
+    pub force: bool,
     /// Tries in a row without a byte arriving before a download gives up.
     pub attempts: u32,
     /// Wait before the second try; it doubles with each further one.
@@ -55,6 +57,7 @@ impl Default for HubSettings {
             offline: false,
             precision: None,
             revision: "main".to_owned(),
+            force: false,
             attempts: 5,
             retry_after: Duration::from_millis(500),
         }

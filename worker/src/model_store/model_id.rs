@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::bundled::BUNDLED;
 use super::error::{ModelStoreError, Result};
 
 /// Longest id: the hub's own limit.
@@ -75,6 +76,12 @@ impl ModelId {
     #[must_use]
     pub fn is_repository(&self) -> bool {
         self.0.contains('/')
+    }
+
+    /// Whether the model comes with the program.
+    #[must_use]
+    pub fn is_bundled(&self) -> bool {
+        BUNDLED.iter().any(|bundled| bundled.id == self.0)
     }
 
     /// The id as text.

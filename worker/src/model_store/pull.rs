@@ -8,7 +8,7 @@ use super::error::{ModelStoreError, Result};
 use super::hub::{Hub, HubSettings, RemoteFile};
 use super::manifest::{InstalledModel, Source};
 use super::model_id::ModelId;
-use super::{ModelStore, Transfer, blocking, bundled, describe, layout, staging};
+use super::{ModelStore, Transfer, blocking, describe, layout, staging};
 
 /// Layout of repositories the catalogue does not know.
 const UNLISTED_LAYOUT: &str = "whisper";
@@ -22,12 +22,14 @@ pub(super) async fn pull(
 ) -> Result<InstalledModel> {
     let mut candidates = candidates(name)?;
     for id in &candidates {
-        if let Ok(model) = store.get(id.as_str()).await {
+        if let Ok(model) = store.get(id.as_str()).await
+            && (id.is_bundled() || (!settings.force && has_weights(&model, settings.precision)))
+        {
             return Ok(model);
         }
     }
     let id = candidates.swap_remove(0);
-    if bundled::BUNDLED.iter().any(|model| model.id == id.as_str()) {
+    if id.is_bundled() {
         store.unpack_bundled().await?;
         return store.get(id.as_str()).await;
     }
@@ -38,7 +40,10 @@ pub(super) async fn pull(
     }
     let lock = store.lock(&id, &transfer.cancel).await?;
     // Whoever held the lock may have fetched it.
-    if let Ok(model) = store.get(id.as_str()).await {
+    if let Ok(model) = store.get(id.as_str()).await
+        && !settings.force
+        && has_weights(&model, settings.precision)
+    {
         return Ok(model);
     }
     let result = fetch(store, &id, settings, transfer).await;
@@ -96,6 +101,20 @@ fn candidates(name: &str) -> Result<Vec<ModelId>> {
         .iter()
         .map(|entry| ModelId::parse(&entry.id))
         .collect()
+}
+
+/// Whether a model here has the wished weights.
+fn has_weights(model: &InstalledModel, precision: Option<Precision>) -> bool {
+    let Some(precision) = precision else {
+        return true;
+    };
+    let has = |path: &String| model.manifest.files.iter().any(|file| file.path == *path);
+    catalogue::catalogue()
+        .layout(&model.manifest.layout)
+        .is_some_and(|layout| {
+            let mut parts = layout.parts(precision).iter();
+            parts.all(|part| part.iter().any(has))
+        })
 }
 
 /// Downloads and installs; the caller holds the lock.

@@ -159,6 +159,50 @@ async fn a_repository_outside_the_catalogue_is_read_from_its_files_page_by_page(
 }
 
 #[tokio::test]
+async fn a_forced_pull_or_one_of_other_weights_replaces_the_model_that_is_here() {
+    let (_folder, store) = store();
+    let hub = hub_with(TINY).await;
+    let plain = settings(&hub);
+    let first = store
+        .pull(TINY, &plain, &Transfer::default())
+        .await
+        .unwrap();
+    let nano = repository_models().join("whisper-nano");
+    let decoder = std::fs::read(nano.join("onnx_timestamped/decoder_model_merged.onnx")).unwrap();
+    hub.add(TINY, "onnx/decoder_model_merged.onnx", &decoder);
+    let with_precision = |precision| HubSettings {
+        precision: Some(precision),
+        ..plain.clone()
+    };
+
+    let same = with_precision(Precision::Int8);
+    let same = store.pull("tiny", &same, &Transfer::default()).await;
+    assert_eq!(same.unwrap(), first);
+    let float = with_precision(Precision::Float);
+    let float = store.pull("tiny", &float, &Transfer::default()).await;
+    let float = float.unwrap();
+    assert!(float.folder.join("onnx/encoder_model.onnx").is_file());
+    assert!(!float.folder.join(ENCODER).exists());
+
+    let forced = HubSettings {
+        force: true,
+        ..plain.clone()
+    };
+    let damaged = file_path(TINY, "config.json");
+    hub.fail(&damaged, [Fault::Damage]);
+    let failed = store.pull("tiny", &forced, &Transfer::default()).await;
+    assert!(failed.is_err());
+    assert_eq!(
+        store.get(TINY).await.unwrap(),
+        float,
+        "it stays until the new one is whole"
+    );
+    let again = store.pull("tiny", &forced, &Transfer::default()).await;
+    assert_eq!(again.unwrap().manifest.files, first.manifest.files);
+    assert!(installed_encoder(&store, TINY).await);
+}
+
+#[tokio::test]
 async fn a_cut_connection_is_taken_up_where_it_broke() {
     let (_folder, store) = store();
     let hub = hub_with(TINY).await;
