@@ -15,7 +15,7 @@ mod sniff;
 
 use crate::decode::external::ExternalDecoder;
 use crate::decode::packets::Opened;
-pub(crate) use crate::decode::packets::{Decoded, PacketDecoder};
+pub(crate) use crate::decode::packets::{AudioPacket, Decoded, PacketDecoder};
 use crate::decode::pcm::PcmDecoder;
 use crate::decode::riff::Wav;
 use crate::decode::sniff::Container;

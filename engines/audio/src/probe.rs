@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::decode::{Decoded, Kind, PacketDecoder};
+use crate::decode::{AudioPacket, Decoded, Kind, PacketDecoder};
 use crate::{AudioError, AudioFacts, AudioInput, AudioLimits, Decoder};
 
 /// Seconds decoded at the start.
@@ -57,24 +57,16 @@ fn probe_stored(input: AudioInput, limits: &AudioLimits) -> Result<AudioFacts, A
 fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioError> {
     let rate = f64::from(packets.info.sample_rate);
     let mut last = VecDeque::with_capacity(END);
-    let mut sound = 0_usize;
-    let mut tried = 0_usize;
+    let mut sample = Sample::default();
     let mut coded = 0_u64;
     let mut unknown = false;
-    let mut check = |packets: &mut PacketDecoder, packet: &_| -> Result<(), AudioError> {
-        tried += 1;
-        if matches!(packets.decode(packet)?, Decoded::Frames { .. }) {
-            sound += 1;
-        }
-        Ok(())
-    };
     while let Some(packet) = packets.next_packet()? {
         let seconds = packets.skip(&packet) as f64 / rate;
         limits.check_longest(seconds)?;
         coded += packet.frames;
         unknown = packet.frames == 0;
         if seconds < START {
-            check(packets, &packet)?;
+            sample.decode(packets, &packet)?;
         } else {
             if last.len() == END {
                 last.pop_front();
@@ -83,22 +75,9 @@ fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioE
         }
     }
     for packet in &last {
-        check(packets, packet)?;
+        sample.decode(packets, packet)?;
     }
-    if tried == 0 {
-        let format = packets.info.format;
-        return Err(AudioError::unreadable(format!(
-            "the {format} file holds no audio data"
-        )));
-    }
-    // Players skip a bad frame here and there; a file whose start and end are mostly bad is not worth a job.
-    if sound * 2 < tried {
-        let codec = &packets.info.codec;
-        return Err(AudioError::unreadable(format!(
-            "its {codec} audio is damaged: {} of {tried} packets tried cannot be decoded",
-            tried - sound
-        )));
-    }
+    sample.judge(packets)?;
     if let Some(promised) = packets.info.promised {
         let (promised, found) = (
             promised as f64 / rate,
@@ -123,4 +102,66 @@ fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioE
         frames = expected;
     }
     Ok(frames as f64 / rate)
+}
+
+/// The packets that were decoded, and what came of them.
+#[derive(Debug, Default)]
+struct Sample {
+    tried: usize,
+    sound: usize,
+    /// Frames that sound packets said they hold, and those they held; without the last one, which may be short.
+    said: u64,
+    held: u64,
+    last: (u64, u64),
+    longest: u64,
+}
+
+impl Sample {
+    fn decode(
+        &mut self,
+        packets: &mut PacketDecoder,
+        packet: &AudioPacket,
+    ) -> Result<(), AudioError> {
+        self.tried += 1;
+        if let Decoded::Frames { all, .. } = packets.decode(packet)? {
+            self.sound += 1;
+            self.said += self.last.0;
+            self.held += self.last.1;
+            // Where a packet does not say, its decoder is believed.
+            self.last = (
+                if packet.frames > 0 {
+                    packet.frames
+                } else {
+                    all
+                },
+                all,
+            );
+            self.longest = self.longest.max(all).max(packet.frames);
+        }
+        Ok(())
+    }
+
+    /// Refuses a file whose packets are not what its header says.
+    fn judge(&self, packets: &PacketDecoder) -> Result<(), AudioError> {
+        let (format, codec) = (packets.info.format, &packets.info.codec);
+        if self.tried == 0 {
+            let reason = format!("the {format} file holds no audio data");
+            return Err(AudioError::unreadable(reason));
+        }
+        // Players skip a bad frame here and there; a file whose start and end are mostly bad is not worth a job.
+        if self.sound * 2 < self.tried {
+            let bad = self.tried - self.sound;
+            let tried = self.tried;
+            return Err(AudioError::unreadable(format!(
+                "its {codec} audio is damaged: {bad} of {tried} packets tried cannot be decoded"
+            )));
+        }
+        // The first packet of some codecs only prepares the second.
+        if self.said.abs_diff(self.held) > self.longest + self.held / 10 {
+            return Err(AudioError::unreadable(format!(
+                "its header misstates how long the packets of its {codec} audio are"
+            )));
+        }
+        Ok(())
+    }
 }

@@ -336,6 +336,20 @@ fn a_bad_frame_here_and_there_costs_a_moment_of_silence_and_not_the_file() {
     );
 }
 
+#[test]
+fn a_header_that_misstates_its_packets_is_caught_by_decoding_some() {
+    let mut bytes = read("alac.caf");
+    // Frames per packet, in the audio description: 4096 becomes 65536.
+    let description = bytes
+        .windows(4)
+        .position(|window| window == b"desc")
+        .unwrap();
+    let field = description + 12 + 20;
+    assert_eq!(bytes[field..field + 4], 4_096_u32.to_be_bytes());
+    bytes[field..field + 4].copy_from_slice(&65_536_u32.to_be_bytes());
+    assert!(refusal(bytes).contains("misstates how long the packets"));
+}
+
 /// A source whose storage fails.
 struct Broken {
     inner: std::io::Cursor<Vec<u8>>,

@@ -432,6 +432,7 @@ impl PacketDecoder {
         };
         check_plausible(channels, sample_rate)?;
         let frames = self.samples.len() / channels;
+        let all = frames as u64;
         let (start, end) = match &self.codec {
             Codec::Symphonia(decoder) if decoder.codec_params().codec == CODEC_ID_VORBIS => (0, 0),
             _ => (packet.trim_start as usize, packet.trim_end as usize),
@@ -446,6 +447,7 @@ impl PacketDecoder {
         Ok(Decoded::Frames {
             channels,
             sample_rate,
+            all,
         })
     }
 
@@ -508,6 +510,7 @@ impl PacketDecoder {
                 Decoded::Frames {
                     channels,
                     sample_rate,
+                    ..
                 } => {
                     self.bad_in_a_row = 0;
                     self.decoded_any = true;
@@ -566,7 +569,12 @@ impl PacketDecoder {
 
 /// What decoding a packet gave; the samples are in the decoder.
 pub(crate) enum Decoded {
-    Frames { channels: usize, sample_rate: u32 },
+    Frames {
+        channels: usize,
+        sample_rate: u32,
+        /// Frames in the packet, those to be trimmed included.
+        all: u64,
+    },
     Damaged,
 }
 
