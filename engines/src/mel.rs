@@ -3,6 +3,7 @@
 //! `WhisperFeatureExtractor` in transformers). Works on any stretch of an [`AudioSource`], so that a long file never
 //! has to be in memory; equal to the reference within 1e-4.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayViewMut2, Axis};
@@ -202,16 +203,20 @@ impl LogMel {
         Ok(())
     }
 
-    /// The largest log10 mel energy of a stretch, in constant memory.
+    /// The largest log10 mel energy of some frames of a stretch, in constant memory.
     ///
     /// # Errors
     /// Whatever the source's `read` answers.
-    pub fn maximum(&self, stretch: &Stretch<'_>, threads: usize) -> Result<f32> {
-        let n_frames = self.n_frames(stretch.n_samples);
+    pub fn maximum(
+        &self,
+        stretch: &Stretch<'_>,
+        frames: Range<usize>,
+        threads: usize,
+    ) -> Result<f32> {
         let mut maximum = ENERGY_FLOOR.log10();
-        let mut chunk = Array2::zeros((self.n_mels, CHUNK_FRAMES.min(n_frames)));
-        for first in (0..n_frames).step_by(CHUNK_FRAMES) {
-            let held = CHUNK_FRAMES.min(n_frames - first);
+        let mut chunk = Array2::zeros((self.n_mels, CHUNK_FRAMES.min(frames.len())));
+        for first in frames.clone().step_by(CHUNK_FRAMES) {
+            let held = CHUNK_FRAMES.min(frames.end - first);
             let mut part = chunk.slice_mut(ndarray::s![.., ..held]);
             self.log10_frames(stretch, first, part.view_mut(), threads)?;
             maximum = part.iter().copied().fold(maximum, f32::max);
@@ -321,7 +326,10 @@ mod tests {
         let mut whole = Array2::zeros((80, mel.n_frames(stretch.n_samples)));
         mel.log10_frames(&stretch, 0, whole.view_mut(), 2).unwrap();
         let expected = whole.iter().copied().fold(f32::MIN, f32::max);
-        assert_eq!(mel.maximum(&stretch, 2).unwrap(), expected);
+        assert_eq!(
+            mel.maximum(&stretch, 0..whole.ncols(), 2).unwrap(),
+            expected
+        );
     }
 
     #[test]

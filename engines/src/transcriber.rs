@@ -46,7 +46,10 @@ pub trait BatchTranscriber: Send + 'static {
     fn progress(job: &Self::Job) -> f64;
 
     /// The answer to a finished job.
-    fn finish(&self, job: Self::Job) -> Transcription;
+    ///
+    /// # Errors
+    /// What stopped this job alone, such as audio that cannot be read.
+    fn finish(&self, job: Self::Job) -> Result<Transcription>;
 
     /// Bytes of weights held in memory.
     fn weight_bytes(&self) -> u64;
@@ -288,8 +291,10 @@ fn answer_finished<M: BatchTranscriber>(model: &M, active: &mut Vec<Active<M::Jo
         request.control.report(M::progress(&request.job));
     }
     for request in done {
-        let transcription = model.finish(request.job);
-        request.control.report(transcription.duration);
-        drop(request.reply.send(Ok(transcription)));
+        let answer = model.finish(request.job);
+        if let Ok(transcription) = &answer {
+            request.control.report(transcription.duration);
+        }
+        drop(request.reply.send(answer));
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ndarray::ArrayViewMut2;
+use ndarray::{ArrayViewMut2, s};
 
 use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::chunking::{WindowOptions, pack_windows, quietest_place};
@@ -25,6 +25,9 @@ const MAX_PROMPT_TEMPERATURE: f32 = 0.5;
 
 /// Tokens of text kept to prompt the next window with; no model takes more.
 const REMEMBERED_TOKENS: usize = 448;
+
+/// Frames listened to in one go: ten minutes.
+const LISTEN_FRAMES: usize = 60_000;
 
 /// The same text this often in a row, in a window that repeats itself, is a loop.
 const MAX_SAME_SEGMENTS: usize = 2;
@@ -74,8 +77,9 @@ enum Mode {
         seek: usize,
         /// Frames of the whole audio.
         n_frames: usize,
-        /// The largest log-mel energy of the whole audio; found when the first features are needed.
-        maximum: Option<f32>,
+        /// The largest log-mel energy of the frames up to `heard`. A window can be normalised once all are heard.
+        maximum: f32,
+        heard: usize,
         /// Tokens of all segments so far, when they prompt the next window.
         previous: Vec<u32>,
         condition: bool,
@@ -102,9 +106,9 @@ impl Walk {
         let mode = match &options.long_form {
             LongForm::Sequential => Mode::Sequential {
                 seek: 0,
-                n_frames: usize::try_from(n_samples.div_ceil(shape.hop_length as u64))
-                    .unwrap_or(usize::MAX),
-                maximum: None,
+                n_frames: sequential_frames(n_samples, shape),
+                maximum: f32::NEG_INFINITY,
+                heard: 0,
                 previous: Vec::new(),
                 condition: options.condition_on_previous_text,
             },
@@ -182,27 +186,51 @@ impl Walk {
         .min(duration)
     }
 
+    /// Listens ahead, so that windows can be normalised by the loudest frame of the file: at most [`LISTEN_FRAMES`] a
+    /// call, so that a file of ten hours holds up nobody. Answers whether windows can be decoded.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Audio`] when the audio cannot be read.
+    pub(crate) fn listen(&mut self, log_mel: &LogMel, threads: usize) -> Result<bool> {
+        let n_samples = self.padded_samples();
+        let Mode::Sequential { maximum, heard, .. } = &mut self.mode else {
+            return Ok(true);
+        };
+        let n_frames = log_mel.n_frames(n_samples);
+        let until = n_frames.min(*heard + LISTEN_FRAMES);
+        if *heard < until {
+            let stretch = Stretch {
+                source: &*self.audio,
+                start: 0,
+                n_samples,
+            };
+            *maximum = maximum.max(log_mel.maximum(&stretch, *heard..until, threads)?);
+            *heard = until;
+        }
+        Ok(until == n_frames)
+    }
+
+    /// A short file is padded with silence to a window before anything else.
+    fn padded_samples(&self) -> u64 {
+        self.audio.n_samples().max(self.shape.n_samples())
+    }
+
     /// Fills `out` `[n_mels, n_frames]` with the features of a window.
     ///
     /// # Errors
     /// [`crate::EngineError::Audio`] when the audio cannot be read.
     pub(crate) fn features(
-        &mut self,
+        &self,
         window: &Window,
         log_mel: &LogMel,
         mut out: ArrayViewMut2<'_, f32>,
         threads: usize,
     ) -> Result<()> {
-        let is_short = self.is_short();
-        match &mut self.mode {
+        let n_samples = self.padded_samples();
+        match &self.mode {
             // A long file is one spectrogram: its maximum is the file's, and what lies past its end is 0.0 in the
             // feature's own domain. A short one is padded with silence first (both as the reference).
             Mode::Sequential { maximum, .. } => {
-                let n_samples = if is_short {
-                    self.shape.n_samples()
-                } else {
-                    self.audio.n_samples()
-                };
                 let stretch = Stretch {
                     source: &*self.audio,
                     start: 0,
@@ -213,15 +241,10 @@ impl Walk {
                 let held = window
                     .n_frames
                     .min(log_mel.n_frames(n_samples).saturating_sub(first));
-                let mut held_out = out.slice_mut(ndarray::s![.., ..held]);
+                let mut held_out = out.slice_mut(s![.., ..held]);
                 log_mel.log10_frames(&stretch, first, held_out.view_mut(), threads)?;
-                let maximum = match *maximum {
-                    Some(known) => known,
-                    None if is_short => *maximum.insert(largest(&held_out.view_mut())),
-                    None => *maximum.insert(log_mel.maximum(&stretch, threads)?),
-                };
-                mel::normalize(&mut held_out, maximum);
-                out.slice_mut(ndarray::s![.., held..]).fill(0.0);
+                mel::normalize(&mut held_out, *maximum);
+                out.slice_mut(s![.., held..]).fill(0.0);
             }
             // A window of its own: silence after its end, whatever the file goes on to say.
             Mode::Batched { .. } => {
@@ -355,6 +378,17 @@ impl Walk {
     fn seconds(&self, n_frames: usize) -> f64 {
         (n_frames * self.shape.hop_length) as f64 / f64::from(SAMPLE_RATE)
     }
+}
+
+/// Frames of a file; the end of a long one that is no whole frame has no features, a short one is padded anyway.
+fn sequential_frames(n_samples: u64, shape: WindowShape) -> usize {
+    let hop = shape.hop_length as u64;
+    let n_frames = if n_samples > shape.n_samples() {
+        n_samples / hop
+    } else {
+        n_samples.div_ceil(hop)
+    };
+    usize::try_from(n_frames).unwrap_or(usize::MAX)
 }
 
 fn batched(audio: &dyn AudioSource, regions: &[SpeechRegion], shape: WindowShape) -> Result<Mode> {

@@ -1,25 +1,27 @@
 //! From audio to a transcription: takes windows from the walks of several requests, encodes and decodes them in one
 //! batch, and puts the segments and words back where they belong.
 
+mod decoded;
+
 use std::sync::Arc;
 
 use ndarray::{Array3, Axis};
 
-use crate::audio_source::{AudioSource, SAMPLE_RATE};
+use crate::audio_source::AudioSource;
 use crate::error::{EngineError, Result};
 use crate::mel::LogMel;
 use crate::model_folder::ModelFolder;
 use crate::session::RunGuard;
 use crate::transcriber::BatchTranscriber;
-use crate::transcription::{CancelFlag, Segment, TranscribeOptions, Transcription, Word};
+use crate::transcription::{CancelFlag, TranscribeOptions, Transcription};
 use crate::whisper::backend::Backend;
-use crate::whisper::decoding::{DecodeJob, DecodingResult, FallbackPolicy, decode_with_fallback};
+use crate::whisper::decoding::{DecodeJob, FallbackPolicy, decode_with_fallback};
 use crate::whisper::language::{Detected, detect_language};
 use crate::whisper::longform::{Walk, Window, WindowShape};
 use crate::whisper::prompt::{Prompt, Rules};
-use crate::whisper::segments::WindowSegments;
-use crate::whisper::timing::{WordTiming, align_words};
+use crate::whisper::timing::align_words;
 use crate::whisper::tokenizer::Tokenizer;
+use decoded::Decoded;
 
 /// The language of text and of everything else an English-only model hears.
 const ENGLISH: &str = "en";
@@ -53,12 +55,30 @@ pub struct WhisperJob {
     language: Option<String>,
     language_probability: Option<f32>,
     cancel: CancelFlag,
+    /// What stopped this request alone.
+    failure: Option<EngineError>,
 }
 
 /// A window of a batch.
 struct Pick {
     job: usize,
     window: Window,
+}
+
+impl WhisperJob {
+    /// Whether windows of this request can be decoded now.
+    fn is_ready(&mut self, log_mel: &LogMel, threads: usize) -> bool {
+        if self.failure.is_some() || self.cancel.is_cancelled() {
+            return false;
+        }
+        match self.walk.listen(log_mel, threads) {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.failure = Some(error);
+                false
+            }
+        }
+    }
 }
 
 impl<B: Backend> Whisper<B> {
@@ -94,7 +114,10 @@ impl<B: Backend> Whisper<B> {
         let mut picks = Vec::new();
         let mut n_rows = 0;
         let n_jobs = jobs.len();
-        let mut exhausted = vec![false; n_jobs];
+        let mut exhausted = Vec::with_capacity(n_jobs);
+        for job in jobs.iter_mut() {
+            exhausted.push(!job.is_ready(&self.log_mel, self.options.threads));
+        }
         let first = self.turn % n_jobs.max(1);
         self.turn = self.turn.wrapping_add(1);
         for at in (first..first + n_jobs)
@@ -135,9 +158,14 @@ impl<B: Backend> Whisper<B> {
         let mut mel = Array3::zeros((picks.len(), dims.n_mels, dims.n_frames));
         for (pick, out) in picks.iter().zip(mel.axis_iter_mut(Axis(0))) {
             run.check()?;
-            jobs[pick.job]
-                .walk
-                .features(&pick.window, &self.log_mel, out, self.options.threads)?;
+            let job = &mut *jobs[pick.job];
+            if let Err(error) =
+                job.walk
+                    .features(&pick.window, &self.log_mel, out, self.options.threads)
+            {
+                // The others in the batch go on.
+                job.failure = Some(error);
+            }
         }
         let encoded = self.backend.encode(mel.view(), run)?;
         drop(mel);
@@ -304,7 +332,7 @@ impl<B: Backend> Whisper<B> {
             job.language = Some(heard.code.clone());
             job.language_probability = Some(heard.probability);
         }
-        let segments = self.place(&window, &decoded);
+        let segments = decoded.place(&window, &self.tokenizer);
         job.walk.accept(
             window,
             &decoded.result,
@@ -312,82 +340,6 @@ impl<B: Backend> Whisper<B> {
             segments,
             &self.tokenizer,
         );
-    }
-
-    /// Segments and words at their times in the audio.
-    fn place(&self, window: &Window, decoded: &Decoded) -> Vec<Segment> {
-        let offset = window.start as f64 / f64::from(SAMPLE_RATE);
-        let result = &decoded.result;
-        let mut words = decoded.words.iter();
-        decoded
-            .split
-            .segments
-            .iter()
-            .map(|segment| {
-                let tokens = result.tokens[segment.tokens.clone()].to_vec();
-                let (start, end) = (offset + segment.start, offset + segment.end);
-                let mut n_text = tokens
-                    .iter()
-                    .filter(|&&token| token < self.tokenizer.special().eot)
-                    .count();
-                let mut placed: Vec<Word> = Vec::new();
-                while n_text > 0 {
-                    let Some(word) = words.next() else { break };
-                    n_text = n_text.saturating_sub(word.n_tokens);
-                    placed.push(place_word(word, offset, start, end));
-                }
-                Segment {
-                    start,
-                    end,
-                    text: self.tokenizer.decode(&tokens),
-                    token_logprobs: result.logprobs[segment.tokens.clone()].to_vec(),
-                    tokens,
-                    words: placed,
-                    avg_logprob: result.avg_logprob,
-                    no_speech_prob: result.no_speech_prob,
-                    compression_ratio: result.compression_ratio,
-                    temperature: result.temperature,
-                }
-            })
-            .collect()
-    }
-}
-
-/// Times of words stay inside their segment: its time tokens know pauses better than attention does.
-fn place_word(word: &WordTiming, offset: f64, start: f64, end: f64) -> Word {
-    let word_start = (offset + word.start).clamp(start, end);
-    Word {
-        start: word_start,
-        end: (offset + word.end).clamp(word_start, end),
-        text: word.text.clone(),
-        probability: word.probability,
-    }
-}
-
-/// What came out of a window.
-struct Decoded {
-    result: DecodingResult,
-    split: WindowSegments,
-    words: Vec<WordTiming>,
-    detected: Option<Detected>,
-}
-
-impl Decoded {
-    /// Text tokens of all segments with their log-probabilities.
-    fn text_tokens(&self, eot: u32) -> Vec<(u32, f32)> {
-        let tokens = self
-            .split
-            .segments
-            .iter()
-            .flat_map(|segment| segment.tokens.clone());
-        tokens
-            .map(|at| (self.result.tokens[at], self.result.logprobs[at]))
-            .filter(|(token, _)| *token < eot)
-            .collect()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.split.segments.is_empty()
     }
 }
 
@@ -415,6 +367,7 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
             );
         }
         Ok(WhisperJob {
+            failure: None,
             walk,
             options,
             prompt,
@@ -444,28 +397,31 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
     }
 
     fn is_done(job: &WhisperJob) -> bool {
-        job.walk.is_done()
+        job.failure.is_some() || job.walk.is_done()
     }
 
     fn progress(job: &WhisperJob) -> f64 {
         job.walk.progress()
     }
 
-    fn finish(&self, job: WhisperJob) -> Transcription {
+    fn finish(&self, job: WhisperJob) -> Result<Transcription> {
+        if let Some(failure) = job.failure {
+            return Err(failure);
+        }
         let duration = job.walk.audio.duration();
         let (segments, warnings) = job.walk.finish();
         let text: String = segments
             .iter()
             .map(|segment| segment.text.as_str())
             .collect();
-        Transcription {
+        Ok(Transcription {
             text: text.trim().to_owned(),
             language: job.language.unwrap_or_else(|| ENGLISH.to_owned()),
             language_probability: job.language_probability,
             duration,
             segments,
             warnings,
-        }
+        })
     }
 
     fn weight_bytes(&self) -> u64 {

@@ -4,6 +4,7 @@
 mod fixture;
 mod longform;
 mod mel;
+mod model_folders;
 mod robustness;
 mod utterances;
 mod word_errors;

@@ -36,7 +36,7 @@ fn log_mel_equals_the_reference_within_1e_4() {
             n_samples: 480_000,
         };
         let mut ours = Array2::zeros(case.shape);
-        let maximum = mel.maximum(&stretch, 2).unwrap();
+        let maximum = mel.maximum(&stretch, 0..3000, 2).unwrap();
         mel.log10_frames(&stretch, 0, ours.view_mut(), 2).unwrap();
         normalize(&mut ours.view_mut(), maximum);
         let reference = read_npy(&case.file, case.shape);
