@@ -29,11 +29,12 @@ test: setup-test ## run the whole test suite on its own PostgreSQL
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
 
-lint: ## formatting, clippy, documentation and script syntax; warnings are errors
+lint: setup-test ## formatting, clippy, documentation, scripts and compose.yaml; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(PYTHON) scripts/lint.py
+	.venv/bin/python scripts/check_compose.py
 
 smoke: build ## start the product on an empty data folder, transcribe, stop, and check that nothing is left
 	@$(PYTHON) scripts/smoke.py

