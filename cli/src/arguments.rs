@@ -26,16 +26,38 @@ Settings come from the environment (dalston config lists them); options here win
 #[command(name = "dalston", version, after_help = EXAMPLES, propagate_version = true, infer_subcommands = false)]
 pub struct Arguments {
     /// Server to talk to [env: DALSTON_SERVER; default: the local one]
-    #[arg(long, short = 's', global = true, value_name = "URL", help_heading = "Options for every command")]
+    #[arg(
+        long,
+        short = 's',
+        global = true,
+        value_name = "URL",
+        help_heading = "Options for every command"
+    )]
     server: Option<String>,
     /// API key [env: DALSTON_API_KEY; default for the local server: the one kept in the data folder]
-    #[arg(long, short = 'k', global = true, value_name = "KEY", help_heading = "Options for every command")]
+    #[arg(
+        long,
+        short = 'k',
+        global = true,
+        value_name = "KEY",
+        help_heading = "Options for every command"
+    )]
     api_key: Option<String>,
     /// Folder of the embedded database, audio and models [env: DALSTON_DATA_DIR; default: .dalston]
-    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Options for every command")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FOLDER",
+        help_heading = "Options for every command"
+    )]
     data_dir: Option<PathBuf>,
     /// No progress bars and no remarks; errors only
-    #[arg(long, short = 'q', global = true, help_heading = "Options for every command")]
+    #[arg(
+        long,
+        short = 'q',
+        global = true,
+        help_heading = "Options for every command"
+    )]
     pub quiet: bool,
     /// Log what happens, down to debug (before the command: dalston -v transcribe …)
     #[arg(long, short = 'v')]
@@ -80,15 +102,25 @@ pub enum Command {
 impl Arguments {
     /// The settings that options on the command line set.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let data_dir = self.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
-        let mut settings = vec![("DALSTON_SERVER", self.server.clone()), ("DALSTON_API_KEY", self.api_key.clone()), ("DALSTON_DATA_DIR", data_dir)];
+        let data_dir = self
+            .data_dir
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        let mut settings = vec![
+            ("DALSTON_SERVER", self.server.clone()),
+            ("DALSTON_API_KEY", self.api_key.clone()),
+            ("DALSTON_DATA_DIR", data_dir),
+        ];
         match &self.command {
             Command::Serve(serve) => settings.extend(serve.listen.settings()),
             Command::Api(api) => settings.extend(api.listen.settings()),
             Command::Worker(worker) => settings.extend(worker.settings()),
             _ => {}
         }
-        settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        settings
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
     }
 
     /// How much this command logs.
@@ -116,22 +148,56 @@ mod tests {
 
     #[test]
     fn options_become_settings() {
-        let arguments = Arguments::try_parse_from(["dalston", "worker", "--concurrency", "2", "--data-dir", "/tmp/x", "-k", "dk_1"]).unwrap();
+        let arguments = Arguments::try_parse_from([
+            "dalston",
+            "worker",
+            "--concurrency",
+            "2",
+            "--data-dir",
+            "/tmp/x",
+            "-k",
+            "dk_1",
+        ])
+        .unwrap();
         let settings = arguments.settings();
-        assert!(settings.contains(&("DALSTON_WORKER_CONCURRENCY", "2".to_owned())), "{settings:?}");
-        assert!(settings.contains(&("DALSTON_DATA_DIR", "/tmp/x".to_owned())), "{settings:?}");
-        assert!(settings.contains(&("DALSTON_API_KEY", "dk_1".to_owned())), "{settings:?}");
-        assert!(!settings.iter().any(|(name, _)| *name == "DALSTON_SERVER"), "{settings:?}");
+        assert!(
+            settings.contains(&("DALSTON_WORKER_CONCURRENCY", "2".to_owned())),
+            "{settings:?}"
+        );
+        assert!(
+            settings.contains(&("DALSTON_DATA_DIR", "/tmp/x".to_owned())),
+            "{settings:?}"
+        );
+        assert!(
+            settings.contains(&("DALSTON_API_KEY", "dk_1".to_owned())),
+            "{settings:?}"
+        );
+        assert!(
+            !settings.iter().any(|(name, _)| *name == "DALSTON_SERVER"),
+            "{settings:?}"
+        );
     }
 
     #[test]
     fn every_command_and_option_explains_itself() {
         fn walk(command: &clap::Command) {
-            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            assert!(
+                command.get_about().is_some(),
+                "{} has no help",
+                command.get_name()
+            );
             for argument in command.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    command.get_name(),
+                    argument.get_id()
+                );
             }
-            command.get_subcommands().filter(|command| command.get_name() != "help").for_each(walk);
+            command
+                .get_subcommands()
+                .filter(|command| command.get_name() != "help")
+                .for_each(walk);
         }
         walk(&Arguments::command());
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::database::Database;
 use crate::private_file;
-use crate::{admin_key, print, storage, stop};
+use crate::{admin_key, print, stop, storage};
 
 /// Where to listen, for the commands that do.
 #[derive(Debug, Args)]
@@ -28,7 +28,10 @@ pub struct Listen {
 impl Listen {
     /// The settings these options set.
     pub fn settings(&self) -> [(&'static str, Option<String>); 2] {
-        [("DALSTON_HOST", self.host.clone()), ("DALSTON_PORT", self.port.map(|port| port.to_string()))]
+        [
+            ("DALSTON_HOST", self.host.clone()),
+            ("DALSTON_PORT", self.port.map(|port| port.to_string())),
+        ]
     }
 }
 
@@ -50,14 +53,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(key) = key {
         print::line(format!("Admin key (shown once): {}", key.expose_secret()));
     }
-    dalston_api::run(api, shutdown).await.context("serving the API")
+    dalston_api::run(api, shutdown)
+        .await
+        .context("serving the API")
 }
 
 /// Migrates the database and makes its first key; answers a key that must be shown.
 pub async fn prepare(config: &Config, database: &Database) -> anyhow::Result<Option<SecretString>> {
     let pool = database.pool(config)?;
-    let report = migrate::migrate(&pool).await.context("bringing the database's schema up to date")?;
-    tracing::info!(server = report.server_version, applied = report.applied.len(), "The database is ready");
+    let report = migrate::migrate(&pool)
+        .await
+        .context("bringing the database's schema up to date")?;
+    tracing::info!(
+        server = report.server_version,
+        applied = report.applied.len(),
+        "The database is ready"
+    );
     let key = if config.security == config::SecurityMode::None {
         None
     } else {
@@ -76,14 +87,28 @@ pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiCon
             config::SecurityMode::ApiKey => SecurityMode::ApiKey,
             config::SecurityMode::None => SecurityMode::None,
         },
-        limits: Limits { requests_per_minute: config.requests_per_minute, concurrent_jobs, upload_bytes: config.upload_bytes },
-        url_ingest: UrlIngest { max_bytes: config.audio_url_bytes, timeout: config.audio_url_timeout, ..UrlIngest::default() },
+        limits: Limits {
+            requests_per_minute: config.requests_per_minute,
+            concurrent_jobs,
+            upload_bytes: config.upload_bytes,
+            ..Limits::default()
+        },
+        url_ingest: UrlIngest {
+            max_bytes: config.audio_url_bytes,
+            timeout: config.audio_url_timeout,
+            ..UrlIngest::default()
+        },
         default_retention_days: config.retention_days,
         public_url: config.public_url.clone(),
         metrics: config.metrics,
         capability_wait: config.engine_wait,
         sync_timeout: config.sync_timeout,
-        ..ApiConfig::new(bind, database.connection(config, "dalston-api"), storage::config(config), signing_secret(config)?)
+        ..ApiConfig::new(
+            bind,
+            database.connection(config, "dalston-api"),
+            storage::config(config),
+            signing_secret(config)?,
+        )
     })
 }
 

@@ -56,7 +56,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     done
 }
 
-async fn with_database(config: &Config, database: &Database, shutdown: &CancellationToken) -> anyhow::Result<()> {
+async fn with_database(
+    config: &Config,
+    database: &Database,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     let key = api::prepare(config, database).await?;
     let api = dalston_api::run(api::api_config(config, database)?, shutdown.child_token());
     let api = async {
@@ -67,13 +71,22 @@ async fn with_database(config: &Config, database: &Database, shutdown: &Cancella
     };
     let worker = WorkerProcess::new(config, database)?;
     let address = client_address(config);
-    let (api, worker, announced) = tokio::join!(api, worker.supervise(shutdown), announce(config, &address, key, shutdown));
+    let (api, worker, announced) = tokio::join!(
+        api,
+        worker.supervise(shutdown),
+        announce(config, &address, key, shutdown)
+    );
     std::fs::remove_file(address_file(&config.data_dir)).ok();
     api.and(worker).and(announced)
 }
 
 /// Waits for the API to answer, then tells people and client commands where it is.
-async fn announce(config: &Config, address: &str, key: Option<SecretString>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+async fn announce(
+    config: &Config,
+    address: &str,
+    key: Option<SecretString>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     let client = Client::new(address, None)?;
     while !client.is_healthy().await {
         tokio::select! {
@@ -82,7 +95,9 @@ async fn announce(config: &Config, address: &str, key: Option<SecretString>, shu
         }
     }
     private_file::write(&address_file(&config.data_dir), address)?;
-    print::line(format!("Dalston is ready on {address}   API documentation: {address}/docs"));
+    print::line(format!(
+        "Dalston is ready on {address}   API documentation: {address}/docs"
+    ));
     if let Some(key) = key {
         print::line(format!("Admin key (shown once): {}", key.expose_secret()));
     }
@@ -132,6 +147,9 @@ mod tests {
         let port = taken.local_addr().unwrap().port().to_string();
         let config = Config::load(&[("DALSTON_PORT", port.clone())], |_| None).unwrap();
         let error = format!("{:#}", check_port(&config).unwrap_err());
-        assert!(error.contains(&port) && error.contains("DALSTON_PORT"), "{error}");
+        assert!(
+            error.contains(&port) && error.contains("DALSTON_PORT"),
+            "{error}"
+        );
     }
 }

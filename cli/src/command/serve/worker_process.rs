@@ -55,12 +55,18 @@ impl WorkerProcess {
                         () = shutdown.cancelled() => return self.stop(child).await,
                     }
                 }
-                Err(error) => tracing::error!(error = format!("{error:#}"), "The worker could not be started"),
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "The worker could not be started"
+                ),
             }
             if started.elapsed() > WELL {
                 pause = BACKOFF.0;
             }
-            tracing::info!(pause_ms = pause.as_millis() as u64, "Starting the worker again");
+            tracing::info!(
+                pause_ms = pause.as_millis() as u64,
+                "Starting the worker again"
+            );
             tokio::select! {
                 () = sleep(pause) => {}
                 () = shutdown.cancelled() => {}
@@ -81,7 +87,9 @@ impl WorkerProcess {
         let parent = std::process::id();
         // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls.
         unsafe { command.pre_exec(move || in_child(parent)) };
-        command.spawn().with_context(|| format!("starting {}", self.program.display()))
+        command
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))
     }
 
     async fn stop(&self, mut child: Child) -> anyhow::Result<()> {
@@ -92,7 +100,9 @@ impl WorkerProcess {
         match timeout(self.patience, child.wait()).await {
             Ok(status) => report_stop(&status.context("waiting for the worker")?),
             Err(_) => {
-                tracing::warn!("The worker does not stop; killing it. Its tasks go to the next worker when their leases end");
+                tracing::warn!(
+                    "The worker does not stop; killing it. Its tasks go to the next worker when their leases end"
+                );
                 child.kill().await.context("killing the worker")?;
             }
         }
@@ -102,7 +112,8 @@ impl WorkerProcess {
 
 /// What is the same for every worker that `serve` starts on this data folder of this host, and for no other.
 fn identity(data_dir: &Path) -> anyhow::Result<String> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?;
+    let host =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?;
     Ok(format!("{}:{}#serve", host.trim(), data_dir.display()))
 }
 
@@ -173,15 +184,25 @@ mod tests {
     async fn a_worker_that_dies_is_started_again() {
         let folder = tempfile::tempdir().unwrap();
         let starts = folder.path().join("starts");
-        let worker = stand_in(folder.path(), "echo \"$@\" >> \"$DALSTON_DATA_DIR/starts\"; exit 3");
+        let worker = stand_in(
+            folder.path(),
+            "echo \"$@\" >> \"$DALSTON_DATA_DIR/starts\"; exit 3",
+        );
         let shutdown = CancellationToken::new();
         let twice = async {
-            until("two starts", || std::fs::read_to_string(&starts).is_ok_and(|text| text.lines().count() >= 2)).await;
+            until("two starts", || {
+                std::fs::read_to_string(&starts).is_ok_and(|text| text.lines().count() >= 2)
+            })
+            .await;
             shutdown.cancel();
         };
         let (ended, ()) = tokio::join!(worker.supervise(&shutdown), twice);
         ended.unwrap();
-        assert!(std::fs::read_to_string(&starts).unwrap().starts_with("worker --identity test\n"));
+        assert!(
+            std::fs::read_to_string(&starts)
+                .unwrap()
+                .starts_with("worker --identity test\n")
+        );
     }
 
     #[tokio::test]
