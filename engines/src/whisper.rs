@@ -3,7 +3,8 @@
 //! token for token.
 //!
 //! The order to read in: [`pipeline`] (audio to transcription), `longform` (which windows), `decoding` (window to
-//! tokens), [`backend`] (what decoding asks of a network), [`model`] (the published graphs), [`timing`] (words).
+//! tokens), [`backend`] (what decoding asks of a network), [`optimized`] (rewritten graphs), [`model`] (the published
+//! ones), [`timing`] (words).
 
 pub mod backend;
 mod decoding;
@@ -25,6 +26,7 @@ use crate::registry::{EngineSpec, LoadOptions, ModelDescription, Stage};
 use crate::session::{Device, Runtime};
 use crate::transcriber::TranscriberHandle;
 use model::PublishedModel;
+use optimized::OptimizedModel;
 use pipeline::{PipelineOptions, Whisper};
 
 /// The engine as the registry lists it.
@@ -83,10 +85,16 @@ pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<T
         || "whisper".into(),
         |name| name.to_string_lossy().into_owned(),
     );
-    let backend = PublishedModel::load(runtime, &folder, options.threads)?;
     let pipeline = PipelineOptions {
         threads: options.threads,
         batch_size: options.batch_size,
     };
-    TranscriberHandle::spawn(&name, Whisper::new(backend, folder, pipeline)?)
+    match OptimizedModel::load(runtime, &folder, options.threads) {
+        Ok(backend) => TranscriberHandle::spawn(&name, Whisper::new(backend, folder, pipeline)?),
+        Err(reason) => {
+            tracing::info!(model = %name, %reason, "the model runs from its published graphs");
+            let backend = PublishedModel::load(runtime, &folder, options.threads)?;
+            TranscriberHandle::spawn(&name, Whisper::new(backend, folder, pipeline)?)
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Conversations longer than a window, token for token.
 
-use dalston_engines::TranscribeOptions;
+use dalston_engines::{TranscribeOptions, TranscriberHandle};
 use serde::Deserialize;
 
 use crate::fixture::{audio, float_model, golden, golden_options, transcribe};
@@ -35,7 +35,8 @@ pub struct GoldenSegment {
 /// The two dialogues that are in the repository.
 const BUNDLED: [&str; 2] = ["dialogues/dlg01.wav", "dialogues/dlg03.wav"];
 
-fn check(condition_on_previous_text: bool) {
+/// Transcribes the bundled dialogues and compares tokens, times and texts.
+pub fn check(model: &TranscriberHandle, condition_on_previous_text: bool) {
     let goldens: Dialogues = golden("dialogues_longform.json");
     let bundled: Vec<&Dialogue> = goldens
         .files
@@ -59,7 +60,7 @@ fn check(condition_on_previous_text: bool) {
             condition_on_previous_text,
             ..golden_options()
         };
-        let answer = transcribe(float_model(), audio(&file.audio), options);
+        let answer = transcribe(model, audio(&file.audio), options);
         for (at, (ours, theirs)) in answer.segments.iter().zip(&with_text).enumerate() {
             assert_eq!(ours.tokens, theirs.tokens, "{} segment {at}", file.audio);
             assert!(
@@ -73,10 +74,10 @@ fn check(condition_on_previous_text: bool) {
 
 #[test]
 fn a_long_file_equals_the_reference() {
-    check(false);
+    check(float_model(), false);
 }
 
 #[test]
 fn a_long_file_prompted_with_its_own_text_equals_the_reference() {
-    check(true);
+    check(float_model(), true);
 }

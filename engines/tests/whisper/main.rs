@@ -5,6 +5,7 @@ mod fixture;
 mod longform;
 mod mel;
 mod model_folders;
+mod rewritten;
 mod robustness;
 mod utterances;
 mod word_errors;

@@ -1,6 +1,6 @@
 //! Short utterances, token for token.
 
-use dalston_engines::TranscribeOptions;
+use dalston_engines::{TranscribeOptions, TranscriberHandle};
 use serde::Deserialize;
 
 use crate::fixture::{audio, float_model, golden, golden_options, tokens, transcribe_all};
@@ -23,7 +23,8 @@ pub struct Utterance {
 
 const EOT: u32 = 848;
 
-fn check(timestamps: bool) {
+/// Transcribes all utterances and compares tokens and texts.
+pub fn check(model: &TranscriberHandle, timestamps: bool) {
     let goldens: Utterances = golden("utterances.json");
     assert!(goldens.utterances.len() >= 200);
     let files = goldens
@@ -35,7 +36,7 @@ fn check(timestamps: bool) {
         timestamps,
         ..golden_options()
     };
-    let answers = transcribe_all(float_model(), files, &options);
+    let answers = transcribe_all(model, files, &options);
     let mut wrong = Vec::new();
     for (case, answer) in goldens.utterances.iter().zip(&answers) {
         let (expected, text) = if timestamps {
@@ -67,10 +68,10 @@ fn check(timestamps: bool) {
 
 #[test]
 fn every_utterance_with_times_equals_the_reference() {
-    check(true);
+    check(float_model(), true);
 }
 
 #[test]
 fn every_utterance_without_times_equals_the_reference() {
-    check(false);
+    check(float_model(), false);
 }
