@@ -55,7 +55,7 @@ mod tests {
             .unwrap();
         assert!(read == bytes);
 
-        let mut paced = Paced::new(tokio::io::repeat(1));
+        let mut paced = Paced::new(bytes.as_slice());
         let waker = std::task::Waker::noop();
         let mut pauses = 0;
         for _ in 0..10 * READS_IN_A_ROW {

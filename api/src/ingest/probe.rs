@@ -124,7 +124,7 @@ mod tests {
             for (target, expected) in [
                 (SeekFrom::Start(1_048_570), 1_048_570),
                 (SeekFrom::End(-3), 2_499_997),
-                (SeekFrom::Current(-100), 2_499_900),
+                (SeekFrom::Current(-97), 2_499_900),
             ] {
                 assert_eq!(reader.seek(target).unwrap(), expected);
                 let mut byte = [0];
