@@ -4,6 +4,7 @@
 //! through symphonia and libopus; what Rust cannot decode goes to ffmpeg where one is installed.
 
 mod aiff;
+mod container;
 mod external;
 mod headers;
 mod mp4;

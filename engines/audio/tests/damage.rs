@@ -130,7 +130,7 @@ fn check_survives(name: &str, what: &str, bytes: &[u8]) {
         }
     }
     assert!(
-        started.elapsed() < Duration::from_secs(10),
+        started.elapsed() < Duration::from_secs(60),
         "{name}, {what}: took {:?}",
         started.elapsed()
     );
@@ -296,7 +296,7 @@ fn a_small_file_of_endless_silence_is_refused_at_the_limit() {
         refusal(hours(11))
             .starts_with("Audio too long: at least 36000 s; the maximum is 36000 s (10.0 h)")
     );
-    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(started.elapsed() < Duration::from_secs(60));
     assert!((probe_bytes(hours(1)).unwrap().duration - 3_600.0).abs() < 0.2);
 }
 

@@ -283,6 +283,53 @@ fn an_edit_list_takes_the_start_away_and_times_count_from_there() {
     );
 }
 
+#[test]
+fn a_hole_in_the_containers_clock_is_silence_and_not_a_shift() {
+    let (done, tracks) = prepared(fixture("gap.webm"), ChannelMode::Mix).unwrap();
+    // Its encoder moved samples within a packet at the edges, so loudness is compared and not the wave.
+    let loudness = |samples: &[f32]| -> Vec<f32> {
+        let frames = samples.chunks(320);
+        frames
+            .map(|frame| {
+                frame
+                    .iter()
+                    .map(|sample| sample * sample)
+                    .sum::<f32>()
+                    .sqrt()
+            })
+            .collect()
+    };
+    let mut expected = reference(Mixed, tracks[0].len());
+    expected[6_900..13_300].fill(0.0);
+    let (lag, correlation) = best_match(&loudness(&expected), &loudness(&tracks[0]), 5);
+    assert!(correlation > 0.98 && lag == 0, "{correlation} at {lag}");
+    assert!(tracks[0][7_200..12_800].iter().all(|sample| *sample == 0.0));
+    let facts = probe(fixture("gap.webm"), &AudioLimits::default()).unwrap();
+    assert!(
+        (facts.duration - 1.2).abs() < 0.03 && (done.facts.duration - 1.2).abs() < 0.03,
+        "{facts:?}"
+    );
+}
+
+#[test]
+fn sound_that_starts_after_the_picture_keeps_its_time() {
+    for file in ["late.mp4", "late.mkv"] {
+        let (done, tracks) = prepared(fixture(file), ChannelMode::Mix).unwrap();
+        let (lag, correlation) = best_match(&reference(Mixed, 19_200), &tracks[0], 12_000);
+        assert!(
+            correlation > 0.97 && (lag - 9_600).abs() < 640,
+            "{file}: {correlation} at {lag}"
+        );
+        let facts = probe(fixture(file), &AudioLimits::default()).unwrap();
+        assert!((facts.duration - 1.8).abs() < 0.04, "{file}: {facts:?}");
+        assert!(
+            (done.facts.duration - facts.duration).abs() < 0.04,
+            "{file}: {:?}",
+            done.facts
+        );
+    }
+}
+
 /// Telephone recordings; the fixture is noise, as nothing free encodes AMR.
 #[test]
 fn amr_decodes_in_its_own_container_and_in_3gp() {
