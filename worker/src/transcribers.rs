@@ -2,7 +2,7 @@
 //! in one batch.
 
 use dalston_engines::registry::{self, LoadOptions};
-use dalston_engines::{Runtime, TranscriberHandle};
+use dalston_engines::{Device, Runtime, TranscriberHandle};
 
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelPool;
@@ -15,6 +15,17 @@ pub type TranscriberPool = ModelPool<TranscriberHandle>;
 #[must_use]
 pub fn has_engine(engine: &str) -> bool {
     registry::engine(engine).is_some()
+}
+
+/// Bytes that a model counts with in memory: its weights as far as the engine knows them before loading, else its files.
+#[must_use]
+pub fn memory_bytes(device: Device, model: &InstalledModel) -> u64 {
+    registry::engine(&model.manifest.engine)
+        .and_then(|engine| {
+            let precision = LoadOptions::for_device(device).precision;
+            (engine.describe)(&model.folder, precision, device).ok()
+        })
+        .map_or(model.size_bytes(), |description| description.weight_bytes)
 }
 
 /// Loads a model onto a thread of its own. Blocks.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dalston_schema::db::workers;
 use dalston_worker::model_store::{ModelStore, Transfer};
+use dalston_worker::transcribers::memory_bytes;
 
 use crate::harness::{Harness, eventually, utterance, whisper};
 
@@ -89,7 +90,8 @@ async fn a_second_model_takes_the_memory_of_the_first() {
         .iter()
         .find(|model| model.id() == "whisper-nano")
         .unwrap();
-    config.model_memory_budget = copy.size_bytes() + nano.size_bytes() - 1;
+    let bytes = |model| memory_bytes(dalston_engines::Device::Cpu, model);
+    config.model_memory_budget = bytes(&copy) + bytes(nano) - 1;
     let worker = harness.run(config);
     let mut wish = whisper(false);
     for model in ["whisper-nano", "copy", "whisper-nano"] {

@@ -1,5 +1,7 @@
 //! From upload to transcript.
 
+use std::path::{Path, PathBuf};
+
 use dalston_schema::{JobStatus, Stage};
 
 use crate::harness::{Harness, eventually, sleeping, utterance, wav, whisper};
@@ -12,10 +14,7 @@ async fn an_utterance_becomes_a_transcript_with_words() {
         .submit(&utterance("dev-00000"), &whisper(true))
         .await;
     let transcript = harness.transcript(job).await;
-    assert!(
-        transcript.text.split_whitespace().count() > 2,
-        "{transcript:?}"
-    );
+    assert_eq!(transcript.text, "We will finish in thirty four minutes.");
     assert_eq!(transcript.metadata.language, "en");
     assert_eq!(
         transcript.metadata.pipeline_stages,
@@ -36,6 +35,61 @@ async fn an_utterance_becomes_a_transcript_with_words() {
         Some(transcript.segments.len() as i32)
     );
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialogues_transcribed_side_by_side_keep_their_words_apart() {
+    let harness = Harness::new().await;
+    let worker = harness.run(harness.config());
+    let mut jobs = Vec::new();
+    for name in ["dlg01", "dlg03"] {
+        let file = dialogue(&format!("{name}.wav"));
+        jobs.push((name, harness.submit(&file, &whisper(false)).await));
+    }
+    for (name, job) in jobs {
+        let transcript = harness.transcript(job).await;
+        let reference: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dialogue(&format!("{name}.json"))).unwrap())
+                .unwrap();
+        let expected = words(reference["text"].as_str().unwrap());
+        let errors = edit_distance(&words(&transcript.text), &expected);
+        let rate = errors as f64 / expected.len() as f64;
+        assert!(rate < 0.1, "{name}: word error rate {rate:.3}");
+        assert_eq!(transcript.metadata.pipeline_warnings, [""; 0], "{name}");
+        let duration = transcript.metadata.audio_duration;
+        assert!(
+            transcript
+                .segments
+                .iter()
+                .all(|segment| segment.end <= duration)
+        );
+    }
+    worker.stop().await;
+}
+
+fn dialogue(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/audio/dialogues/{file}"))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// Words to insert, delete or replace to get from one text to the other.
+fn edit_distance(from: &[String], to: &[String]) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, word) in from.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, other) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(word != other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,30 @@ use std::time::Duration;
 use super::{DbError, PgPool, notify};
 use crate::ids::JobId;
 
+/// The right to do something that only one process should do at a time; ends when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    // The lock lives as long as the transaction, also behind a transaction pooler; a process that dies loses both.
+    _transaction: sqlx::Transaction<'static, sqlx::Postgres>,
+}
+
+/// Takes the turn for `what`, or answers `None` when another process has it.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn take_turn(pool: &PgPool, what: &str) -> Result<Option<Turn>, DbError> {
+    let mut transaction = pool.begin().await?;
+    let taken: bool = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('dalston ' || $1, 0))",
+    )
+    .bind(what)
+    .fetch_one(&mut *transaction)
+    .await?;
+    Ok(taken.then_some(Turn {
+        _transaction: transaction,
+    }))
+}
+
 /// What a rescue round found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rescued {

@@ -2,7 +2,7 @@
 //! two leaves objects without a job.
 
 use chrono::{DateTime, Utc};
-use dalston_schema::db::{self, jobs};
+use dalston_schema::db::{self, jobs, maintenance};
 use dalston_schema::{ArtifactKey, JobId};
 
 use super::Rest;
@@ -14,6 +14,10 @@ const YOUNGEST_HOURS: i64 = 24;
 const BATCH: usize = 1_000;
 
 pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
+    // Listing a whole bucket costs money: one process does it for all.
+    let Some(_turn) = maintenance::take_turn(&environment.pool, "sweep_orphans").await? else {
+        return Ok(Rest::Done);
+    };
     let now = db::now(&environment.pool).await?;
     let stored = environment.storage.list_job_ids().await?;
     let old: Vec<JobId> = stored.into_iter().filter(|job| is_old(*job, now)).collect();

@@ -22,6 +22,7 @@ use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::load_engine;
 use crate::model_pool::ModelKey;
+use crate::transcribers::memory_bytes;
 
 /// Language of audio without speech, when none was asked for (ISO 639-2 "undetermined").
 const NO_LANGUAGE: &str = "und";
@@ -104,8 +105,9 @@ async fn transcribe(
                 key.model
             ))
         })?;
+    let bytes = memory_bytes(environment.runtime.device(), &model);
     let transcriber = tokio::select! {
-        transcriber = environment.transcribers.acquire(&key, model.size_bytes()) => transcriber?,
+        transcriber = environment.transcribers.acquire(&key, bytes) => transcriber?,
         () = context.stop.stopped() => return Err(StageError::Stopped),
     };
     let path = context
