@@ -28,7 +28,7 @@ pub enum ChannelMode {
 pub struct PrepareOptions {
     /// What becomes of several channels.
     pub channels: ChannelMode,
-    /// Length limits.
+    /// Length limits. What a probe judged is not judged again: only clearly longer audio, or none at all, is refused.
     pub limits: AudioLimits,
     /// Highest number of waveform pairs per track.
     pub peaks: usize,
@@ -95,7 +95,12 @@ pub fn prepare<W: Write + Seek>(
     progress: &mut dyn FnMut(PrepareProgress),
     cancel: &AtomicBool,
 ) -> Result<Prepared, AudioError> {
-    let mut decoder = Decoder::open(input, &options.limits)?;
+    // What the probe let in by a hair is not refused for the frame or two by which decoding it differs.
+    let limits = AudioLimits {
+        max_duration: options.limits.max_duration * 1.001 + 1.0,
+        ..options.limits
+    };
+    let mut decoder = Decoder::open(input, &limits)?;
     let total = decoder.expected_duration();
     let count = match options.channels {
         ChannelMode::Mix => 1,
@@ -129,7 +134,9 @@ pub fn prepare<W: Write + Seek>(
         }
     }
     let done = decoder.seconds();
-    options.limits.check(done)?;
+    if done == 0.0 {
+        options.limits.check(done)?;
+    }
     let tracks = tracks
         .into_iter()
         .map(Track::finish)

@@ -29,8 +29,6 @@ const GAP: f64 = 0.05;
 const LATE_START: f64 = 30.0;
 /// Frames of silence made at a time.
 const SILENCE_FRAMES: u64 = 48_000;
-/// Damaged packets in a row after which the rest is given up.
-const HOPELESS: u32 = 500;
 
 /// A packet with its place in the audio.
 pub(crate) struct AudioPacket {
@@ -64,7 +62,6 @@ pub(crate) struct PacketDecoder {
     silence: u64,
     waiting: Option<AudioPacket>,
     samples: Vec<f32>,
-    bad_in_a_row: u32,
     pub damaged_frames: u64,
     decoded_any: bool,
 }
@@ -250,7 +247,6 @@ impl PacketDecoder {
             silence,
             waiting: None,
             samples: Vec::new(),
-            bad_in_a_row: 0,
             damaged_frames: 0,
             decoded_any: false,
         })))
@@ -413,13 +409,11 @@ impl PacketDecoder {
                 decoded.unwrap_or(None)
             }
         };
-        let Some((channels, sample_rate)) =
-            spec.filter(|(channels, rate)| *channels > 0 && *rate > 0)
-        else {
+        let plausible = |&(channels, rate): &(usize, u32)| check_plausible(channels, rate).is_ok();
+        let Some((channels, sample_rate)) = spec.filter(plausible) else {
             self.samples.clear();
             return Ok(Decoded::Damaged);
         };
-        check_plausible(channels, sample_rate)?;
         let frames = self.samples.len() / channels;
         let all = frames as u64;
         let (start, end) = match &self.codec {
@@ -484,14 +478,7 @@ impl PacketDecoder {
             };
             match self.decode(&packet)? {
                 Decoded::Damaged => {
-                    self.bad_in_a_row += 1;
                     self.damaged_frames += packet.frames;
-                    if self.bad_in_a_row > HOPELESS {
-                        let seconds = self.position as f64 / f64::from(self.info.sample_rate);
-                        return Err(AudioError::unreadable(format!(
-                            "its audio is damaged from {seconds:.1} s on"
-                        )));
-                    }
                     let dropped = self.delay.min(packet.frames);
                     self.delay -= dropped;
                     self.silence = packet.frames - dropped;
@@ -501,7 +488,6 @@ impl PacketDecoder {
                     sample_rate,
                     ..
                 } => {
-                    self.bad_in_a_row = 0;
                     self.decoded_any = true;
                     let dropped = (self.delay as usize).min(self.samples.len() / channels);
                     self.delay -= dropped as u64;
