@@ -192,10 +192,8 @@ pub fn optimize_whisper(
     let at = |name: &str| temporary.0.join(name);
     let mut weights = emit::WeightFile::create(&temporary.0, WEIGHTS)?;
     rewrite::write_encoder(
-        &found_encoder,
-        &encoder_source,
-        &found_decoder,
-        &decoder_source,
+        (&found_encoder, &encoder_source),
+        (&found_decoder, &decoder_source),
         shape,
         kernels,
         &mut weights,

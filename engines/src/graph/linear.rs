@@ -404,14 +404,22 @@ pub fn gathered_table(source: &Source, gather: usize) -> Result<Vec<f32>, GraphE
         .ok_or_else(|| GraphError::invalid("a widened table is not made of floats"))
 }
 
-/// The kernel of a convolution `[n_out, n_in, width]` in floats, its bias, and the value after it.
+/// A convolution in floats.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Convolution {
+    /// Shape of the kernel: outputs, inputs, width.
+    pub dims: Vec<usize>,
+    /// Kernel.
+    pub kernel: Vec<f32>,
+    /// Bias, one for each output.
+    pub bias: Vec<f32>,
+}
+
+/// Reads the convolution at a node.
 ///
 /// # Errors
 /// Those of reading a constant; a form rewriting does not know.
-pub fn convolution(
-    source: &Source,
-    index: usize,
-) -> Result<(Vec<usize>, Vec<f32>, Vec<f32>, String), GraphError> {
+pub fn convolution(source: &Source, index: usize) -> Result<Convolution, GraphError> {
     let node = source.node(index);
     let unknown =
         || GraphError::invalid(format!("convolution {} is of an unknown form", node.name));
@@ -420,12 +428,12 @@ pub fn convolution(
     let n_out = *dims.first().ok_or_else(unknown)?;
     if node.op_type == "Conv" {
         let kernel = constant.floats().ok_or_else(unknown)?;
-        let (bias, output) = match node.input.get(2).filter(|name| !name.is_empty()) {
-            Some(bias) => (Some(bias.clone()), node.output[0].clone()),
-            None => bias_after(source, &node.output[0], n_out),
+        let bias = match node.input.get(2).filter(|name| !name.is_empty()) {
+            Some(bias) => Some(bias.clone()),
+            None => bias_after(source, &node.output[0], n_out).0,
         };
         let bias = bias.map_or_else(|| Ok(vec![0.0; n_out]), |bias| source.floats(&bias))?;
-        return Ok((dims, kernel, bias, output));
+        return Ok(Convolution { dims, kernel, bias });
     }
     let (scale, output) = scale_after(source, &node.output[0]).ok_or_else(unknown)?;
     let zero = match node.input.get(3).filter(|name| !name.is_empty()) {
@@ -433,7 +441,8 @@ pub fn convolution(
         None => None,
     };
     let kernel = dequantize(constant, &source.floats(&scale)?, zero.as_ref(), 0)?;
-    let (bias, output) = bias_after(source, &output, n_out);
+    let bias = bias_after(source, &output, n_out).0;
     let bias = bias.map_or_else(|| Ok(vec![0.0; n_out]), |bias| source.floats(&bias))?;
-    Ok((dims, kernel.floats().ok_or_else(unknown)?, bias, output))
+    let kernel = kernel.floats().ok_or_else(unknown)?;
+    Ok(Convolution { dims, kernel, bias })
 }

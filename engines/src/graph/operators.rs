@@ -71,6 +71,10 @@ pub fn domain() -> ort::Result<Arc<OperatorDomain>> {
     for kind in all {
         domain = domain.add(kind)?;
     }
+    #[expect(
+        clippy::arc_with_non_send_sync,
+        reason = "session builders take it so; see Registered"
+    )]
     let domain = Arc::new(domain);
     *made = Some(Arc::new(Registered(Arc::clone(&domain))));
     Ok(domain)
@@ -186,6 +190,15 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// A place in the tensor behind the pointer.
+    ///
+    /// # Safety
+    /// It lies inside the tensor.
+    unsafe fn at(self, index: usize) -> *mut T {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.add(index) }
+    }
+
     /// A part of the tensor behind the pointer.
     ///
     /// # Safety
@@ -268,8 +281,7 @@ impl Kernel for WindowAttention {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: support was checked above; every task writes the columns of its own head and window.
             BUFFERS.with_borrow_mut(|buffers| unsafe {
-                let out = out;
-                let out = out.0.add(b * n_ctx * width + at);
+                let out = out.at(b * n_ctx * width + at);
                 let offsets = [at, width + at, 2 * width + at];
                 window_attention::attend_head(
                     window,

@@ -5,7 +5,7 @@
 //! graph is the decoder with cross-attention weights as outputs, over the same weights file.
 
 use super::emit::{Attribute, Builder, MICROSOFT, Size, WeightFile};
-use super::linear::{self, Linear, Matrix};
+use super::linear::{self, Convolution, Linear, Matrix};
 use super::onnx::element;
 use super::operators::{DOMAIN, dispatch::Simd, names, window_attention};
 use super::recognise::{Attention, Decoder, Encoder, FeedForward, Norm};
@@ -253,10 +253,8 @@ impl<'a> Writer<'a> {
 /// # Errors
 /// Those of reading constants and of writing.
 pub fn write_encoder(
-    encoder: &Encoder,
-    source: &Source,
-    decoder: &Decoder,
-    decoder_source: &Source,
+    (encoder, source): (&Encoder, &Source),
+    (decoder, decoder_source): (&Decoder, &Source),
     shape: &Shape,
     kernels: Kernels,
     weights: &mut WeightFile,
@@ -273,7 +271,7 @@ pub fn write_encoder(
         .input("input_features", element::FLOAT, &sizes);
     let mut value = "input_features".to_owned();
     for (at, &index) in encoder.convolutions.iter().enumerate() {
-        let (dims, kernel, bias, _) = linear::convolution(source, index)?;
+        let Convolution { dims, kernel, bias } = linear::convolution(source, index)?;
         let name = format!("encoder.conv{}", at + 1);
         let kernel = writer
             .builder

@@ -84,5 +84,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             *sum += a * b;
         }
     }
-    rest + sums.iter().sum::<f32>()
+    // Halves onto halves: adding one lane after the other would wait for every sum.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    rest + sums[0]
 }

@@ -239,13 +239,15 @@ fn attend_kernel<const VNNI: bool>(
     let total = exponentiate(weights);
     let inverse = 1.0 / total;
     match packed {
-        Packed::Float { values, .. } => weigh(weights, values, shape.head_dim, out, |value| value),
+        Packed::Float { values, .. } => {
+            weigh::<VNNI, _>(weights, values, shape.head_dim, out, |value| value);
+        }
         Packed::Int8 {
             values,
             value_scale,
             ..
         } => {
-            weigh(weights, values, shape.head_dim, out, f32::from);
+            weigh::<VNNI, _>(weights, values, shape.head_dim, out, f32::from);
             for (sum, scale) in out.iter_mut().zip(value_scale) {
                 *sum *= scale;
             }
@@ -395,7 +397,7 @@ fn exp(x: f32) -> f32 {
 
 /// `out[d]` = sum over positions of weight times value.
 #[inline(always)]
-fn weigh<T: Copy>(
+fn weigh<const VNNI: bool, T: Copy>(
     weights: &[f32],
     values: &[T],
     head_dim: usize,
@@ -404,21 +406,27 @@ fn weigh<T: Copy>(
 ) {
     let mut first = 0;
     while first + 2 * CHANNELS <= head_dim {
-        weigh_channels::<T, { 2 * CHANNELS }>(weights, values, head_dim, first, out, &widen);
+        weigh_channels::<VNNI, T, { 2 * CHANNELS }>(weights, values, head_dim, first, out, &widen);
         first += 2 * CHANNELS;
     }
     while first + CHANNELS <= head_dim {
-        weigh_channels::<T, CHANNELS>(weights, values, head_dim, first, out, &widen);
+        weigh_channels::<VNNI, T, CHANNELS>(weights, values, head_dim, first, out, &widen);
         first += CHANNELS;
     }
     while first < head_dim {
-        weigh_channels::<T, 4>(weights, values, head_dim, first, out, &widen);
+        weigh_channels::<VNNI, T, 4>(weights, values, head_dim, first, out, &widen);
         first += 4;
     }
 }
 
+/// `a * b + c`: in one instruction where there surely is one, as a call would be slow.
 #[inline(always)]
-fn weigh_channels<T: Copy, const N: usize>(
+fn multiply_add<const VNNI: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if VNNI { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[inline(always)]
+fn weigh_channels<const VNNI: bool, T: Copy, const N: usize>(
     weights: &[f32],
     values: &[T],
     head_dim: usize,
@@ -429,7 +437,7 @@ fn weigh_channels<T: Copy, const N: usize>(
     let mut sums = [0.0f32; N];
     for (row, weight) in values.chunks_exact(head_dim).zip(weights) {
         for (sum, value) in sums.iter_mut().zip(&row[first..][..N]) {
-            *sum += weight * widen(*value);
+            *sum = multiply_add::<VNNI>(*weight, widen(*value), *sum);
         }
     }
     out[first..][..N].copy_from_slice(&sums);

@@ -91,7 +91,7 @@ impl Builder {
             match content {
                 Content::Float(values) => values.extend_from_slice(output.try_extract_tensor()?.1),
                 Content::Unsigned(values) => {
-                    values.extend_from_slice(output.try_extract_tensor()?.1)
+                    values.extend_from_slice(output.try_extract_tensor()?.1);
                 }
                 Content::Signed(values) => values.extend_from_slice(output.try_extract_tensor()?.1),
             }
