@@ -109,10 +109,12 @@ pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn newest_many(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, i64)>, DbError> {
-    Ok(sqlx::query_as(
-        "select job_id, max(id) from job_log where job_id = any($1) group by job_id",
+    Ok(
+        sqlx::query_as(
+            "select job_id, max(id) from job_log where job_id = any($1) group by job_id",
+        )
+        .bind(jobs)
+        .fetch_all(pool)
+        .await?,
     )
-    .bind(jobs)
-    .fetch_all(pool)
-    .await?)
 }
