@@ -17,7 +17,7 @@ pub enum Talk {
 }
 
 /// Libraries whose informational lines are about themselves, not about transcription.
-const QUIET: &str = "sqlx=warn,hyper=warn,ort=warn,symphonia=warn,h2=warn,rustls=warn";
+const QUIET: &str = "poem=warn,sqlx=warn,hyper=warn,ort=warn,symphonia=warn,h2=warn,rustls=warn";
 
 /// Starts logging for this process.
 ///

@@ -81,10 +81,11 @@ pub async fn submit(
     }
 }
 
-/// Whether the same request may succeed in a moment: the connection broke, or the server is overloaded or restarting.
+/// Whether the same request may succeed in a moment: the connection broke, or there is too much to do. A 503 is the
+/// server's considered answer: it has waited itself.
 fn is_passing(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<ApiError>() {
-        Some(refusal) => matches!(refusal.status.as_u16(), 429 | 502..=504),
+        Some(refusal) => matches!(refusal.status.as_u16(), 429 | 502 | 504),
         None => error
             .downcast_ref::<reqwest::Error>()
             .is_some_and(|error| !error.is_builder()),

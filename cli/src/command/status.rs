@@ -46,27 +46,49 @@ pub async fn run(options: Status, config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// A JSON value as an indented outline, nulls left out.
+/// A JSON object as an indented outline: a line for each value, one for each item of a list; what is empty is left out.
 fn outline(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
-    let nested = |name: &str, value: &Value| match value {
-        Value::Null => String::new(),
-        Value::Object(fields) if fields.is_empty() => String::new(),
-        Value::Array(items) if items.is_empty() => format!("{indent}{name}: none\n"),
-        Value::Array(_) | Value::Object(_) => {
-            format!("{indent}{name}:\n{}", outline(value, depth + 1))
+    let fields = value.as_object().into_iter().flatten();
+    let line = |(name, value): (&String, &Value)| {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Object(_) => format!("{indent}{name}:\n{}", outline(value, depth + 1)),
+            Value::Array(items) if items.is_empty() => format!("{indent}{name}: none\n"),
+            Value::Array(items) => {
+                let items: String = items
+                    .iter()
+                    .map(|item| format!("{indent}  - {}\n", flat(item)))
+                    .collect();
+                format!("{indent}{name}:\n{items}")
+            }
+            other => format!("{indent}{name}: {}\n", flat(other)),
         }
-        Value::String(text) => format!("{indent}{name}: {text}\n"),
-        other => format!("{indent}{name}: {other}\n"),
     };
+    fields
+        .filter(|(_, value)| !is_empty(value))
+        .map(line)
+        .collect()
+}
+
+/// A value on one line.
+fn flat(value: &Value) -> String {
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| nested(&name.replace('_', " "), value))
-            .collect(),
-        Value::Array(items) => items.iter().map(|item| nested("-", item)).collect(),
-        other => nested("-", other),
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, value)| !is_empty(value));
+            fields
+                .map(|(name, value)| format!("{}: {}", name.replace('_', " "), flat(value)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
+        Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join(" "),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(str::is_empty)
 }
 
 #[cfg(test)]
@@ -75,10 +97,33 @@ mod tests {
 
     #[test]
     fn the_outline_shows_every_known_value_once() {
-        let status = json!({"healthy": true, "system": {"queue_depth": 3, "workers": [{"host": "a"}], "gpu": null, "jobs": []}});
-        assert_eq!(
-            outline(&status, 0),
-            "healthy: true\nsystem:\n  jobs: none\n  queue depth: 3\n  workers:\n    -:\n      host: a\n"
-        );
+        let queue = json!({"stage": "merge", "model": "", "waiting": 3});
+        let status = json!({"healthy": true, "system": {"queues": [queue], "workers": [], "gpu": null, "database": {"status": "ok"}}});
+        let expected = "\
+healthy: true
+system:
+  database:
+    status: ok
+  queues:
+    - stage: merge, waiting: 3
+  workers: none
+";
+        assert_eq!(sorted(&outline(&status, 0)), sorted(expected));
+    }
+
+    /// JSON objects keep or sort their fields, as serde_json is built; the outline follows.
+    fn sorted(text: &str) -> Vec<String> {
+        let mut lines: Vec<String> = text
+            .lines()
+            .map(|line| {
+                line.split(", ")
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            })
+            .collect();
+        lines.sort();
+        lines
     }
 }
