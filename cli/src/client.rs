@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn the_reason_is_found_in_every_form_of_error() {
         let check = |body: &str, message: Option<&str>| {
-            assert_eq!(message_of(body).as_deref(), message, "{body}")
+            assert_eq!(message_of(body).as_deref(), message, "{body}");
         };
         check(
             r#"{"error":{"code":"not_found","message":"Job not found"}}"#,

@@ -1,5 +1,10 @@
 //! The `dalston` command as a library: what `main` runs, and the PostgreSQL launcher that tests and benchmarks share.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "the comments of options are help texts, where backticks would show"
+)]
+
 pub mod config;
 pub mod postgres;
 
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn wrong_use_and_failure_have_different_exit_codes() {
         let check = |error: anyhow::Error, code: u8| {
-            assert_eq!(exit_code(&error), ExitCode::from(code), "{error}")
+            assert_eq!(exit_code(&error), ExitCode::from(code), "{error}");
         };
         check(Usage("no file".to_owned()).into(), 2);
         check(

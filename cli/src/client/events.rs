@@ -72,7 +72,7 @@ async fn listen(
     match read(client, id, last_event, report).await {
         Ok(()) => {}
         Err(error) => {
-            tracing::debug!(job.id = id, %error, "The event stream of job {id} broke off")
+            tracing::debug!(job.id = id, %error, "The event stream of job {id} broke off");
         }
     }
 }

@@ -29,7 +29,6 @@ pub enum Jobs {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct List {
     /// Only jobs in this state
     #[arg(long, value_enum)]
@@ -49,7 +48,6 @@ pub struct List {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[allow(missing_docs, reason = "the names say it all")]
 pub enum Status {
     Pending,
     Running,
@@ -60,7 +58,6 @@ pub enum Status {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Get {
     /// The job's id
     id: String,
@@ -70,7 +67,6 @@ pub struct Get {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Wait {
     /// The job's id
     id: String,
@@ -86,7 +82,6 @@ pub struct Wait {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Cancel {
     /// The job's id
     id: String,
@@ -108,9 +103,9 @@ pub async fn run(command: Jobs, config: Config, quiet: bool) -> anyhow::Result<E
         Jobs::Get(options) => {
             let job = client.get(&path(&[&options.id]), &[]).await?;
             if options.json {
-                print::json(&job)
+                print::json(&job);
             } else {
-                print::line(summary(&job))
+                print::line(summary(&job));
             }
         }
         Jobs::Wait(options) => return wait(&client, options, quiet).await,
@@ -119,9 +114,9 @@ pub async fn run(command: Jobs, config: Config, quiet: bool) -> anyhow::Result<E
                 .post(&path(&[&options.id, "cancel"]), &Value::Null)
                 .await?;
             if options.json {
-                print::json(&answer)
+                print::json(&answer);
             } else {
-                print::line(answer["message"].as_str().unwrap_or("Cancelled."))
+                print::line(answer["message"].as_str().unwrap_or("Cancelled."));
             }
         }
     }

@@ -28,7 +28,6 @@ pub enum Keys {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Create {
     /// A name to tell it apart
     #[arg(long, short = 'n')]
@@ -44,7 +43,6 @@ pub struct Create {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct List {
     /// Also revoked keys
     #[arg(long)]
@@ -54,7 +52,6 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Revoke {
     /// The key's id (see `dalston keys list`)
     id: String,
@@ -63,7 +60,6 @@ pub struct Revoke {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct How {
     /// Work on the database itself, without a server or a key: for the first key, or when all are lost
     #[arg(long)]

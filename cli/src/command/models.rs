@@ -45,7 +45,6 @@ pub enum Models {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct List {
     /// Only this model
     id: Option<String>,
@@ -61,7 +60,6 @@ pub struct List {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Pull {
     /// A model of the catalogue, or a hub repository that holds a Whisper export
     id: String,
@@ -77,7 +75,6 @@ pub struct Pull {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Import {
     /// The model's folder
     folder: PathBuf,
@@ -87,7 +84,6 @@ pub struct Import {
 }
 
 #[derive(Debug, Args)]
-#[allow(missing_docs, reason = "the fields' comments are the help texts")]
 pub struct Remove {
     /// The model's id
     id: String,
