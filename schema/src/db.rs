@@ -13,6 +13,7 @@ pub mod migrate;
 pub mod notify;
 pub mod queue;
 pub mod rate_limits;
+mod statement;
 pub mod tasks;
 pub mod workers;
 
@@ -115,6 +116,8 @@ pub fn connect(config: &DatabaseConfig) -> Result<PgPool, DbError> {
     Ok(PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(Duration::from_secs(10))
+        // How `statement` tells a pooled pool: see there.
+        .test_before_acquire(!config.transaction_pooler)
         .connect_lazy_with(options))
 }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 use crate::ids::TenantId;
 
@@ -92,7 +93,7 @@ pub struct AuditFilter {
 /// # Errors
 /// Database trouble only.
 pub async fn append(pool: &PgPool, event: &NewAuditEvent) -> Result<(), DbError> {
-    sqlx::query(
+    let insert = statement::plain(
         "insert into audit_log (timestamp, correlation_id, tenant_id, actor_type, actor_id, action, resource_type,
                                 resource_id, detail, ip_address, user_agent)
          values (dalston_now(), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -107,9 +108,8 @@ pub async fn append(pool: &PgPool, event: &NewAuditEvent) -> Result<(), DbError>
     .bind(&event.detail)
     .bind(&event.ip_address)
     .bind(&event.user_agent)
-    .execute(pool)
-    .await?;
-    Ok(())
+;
+    statement::run(insert, pool).await
 }
 
 /// Lists events.
@@ -130,7 +130,7 @@ pub async fn list(pool: &PgPool, filter: &AuditFilter) -> Result<Vec<AuditEvent>
         "and ($9::bigint is null or id < $9) order by id desc limit $10"
     };
     Ok(
-        sqlx::query_as(sqlx::AssertSqlSafe(format!("{MATCHING} {order}")))
+        statement::rows(sqlx::AssertSqlSafe(format!("{MATCHING} {order}")))
             .bind(filter.tenant_id)
             .bind(&filter.resource_type)
             .bind(&filter.resource_id)
@@ -141,7 +141,7 @@ pub async fn list(pool: &PgPool, filter: &AuditFilter) -> Result<Vec<AuditEvent>
             .bind(filter.end_time)
             .bind(filter.after)
             .bind(filter.limit)
-            .fetch_all(pool)
+            .all(pool)
             .await?,
     )
 }

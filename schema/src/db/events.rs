@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 use crate::ids::JobId;
 
@@ -41,13 +42,13 @@ pub async fn append(
     event_type: &str,
     body: &Value,
 ) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar(
+    Ok(statement::values(
         "insert into job_log (job_id, at, type, body) values ($1, dalston_now(), $2, $3) returning id",
     )
     .bind(job)
     .bind(event_type)
     .bind(body)
-    .fetch_one(pool)
+    .one(pool)
     .await?)
 }
 
@@ -61,13 +62,13 @@ pub async fn after(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select id, job_id, at, type, body from job_log where job_id = $1 and id > $2 order by id limit $3",
     )
     .bind(job)
     .bind(id)
     .bind(limit)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -81,13 +82,13 @@ pub async fn after_many(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select id, job_id, at, type, body from job_log where job_id = any($1) and id > $2 order by id limit $3",
     )
     .bind(jobs)
     .bind(id)
     .bind(limit)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -97,8 +98,8 @@ pub async fn after_many(
 /// Database trouble only.
 pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
     Ok(
-        sqlx::query_scalar("select coalesce(max(id), 0) from job_log")
-            .fetch_one(pool)
+        statement::values("select coalesce(max(id), 0) from job_log")
+            .one(pool)
             .await?,
     )
 }

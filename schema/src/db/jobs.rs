@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool, notify};
 use crate::ids::{ApiKeyId, JobId, TenantId};
 use crate::job::{Job, JobStatus, NewJob};
@@ -130,22 +131,22 @@ pub async fn submit(
     job: &NewJob,
     max_unfinished: Option<i32>,
 ) -> Result<Submitted, DbError> {
-    let (outcome, id, ready): (String, JobId, Vec<i32>) =
-        sqlx::query_as("select outcome, job_id, ready from submit_job($1, $2)")
+    let (outcome, id, ready): (String, Option<JobId>, Vec<i32>) =
+        statement::rows("select outcome, job_id, ready from submit_job($1, $2)")
             .bind(Json(job))
             .bind(max_unfinished)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
-    match outcome.as_str() {
-        "existing" => Ok(Submitted::Existing(id)),
-        "mismatch" => Err(DbError::IdempotencyMismatch),
-        "limit" => Err(DbError::JobLimit {
-            limit: max_unfinished.unwrap_or_default(),
-        }),
-        _ => {
+    match (outcome.as_str(), id) {
+        ("created", Some(id)) => {
             notify::announce(pool, &ready, &[id]);
             Ok(Submitted::Created(id))
         }
+        ("existing", Some(id)) => Ok(Submitted::Existing(id)),
+        ("mismatch", _) => Err(DbError::IdempotencyMismatch),
+        _ => Err(DbError::JobLimit {
+            limit: max_unfinished.unwrap_or_default(),
+        }),
     }
 }
 
@@ -154,13 +155,13 @@ pub async fn submit(
 /// # Errors
 /// Database trouble only.
 pub async fn get(pool: &PgPool, scope: Scope, job: JobId) -> Result<Option<Job>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select * from job_details where id = $1 and tenant_id = $2 and ($3::uuid is null or created_by_key_id = $3)",
     )
     .bind(job)
     .bind(scope.tenant_id)
     .bind(scope.key_id)
-    .fetch_optional(pool)
+    .optional(pool)
     .await?)
 }
 
@@ -169,9 +170,9 @@ pub async fn get(pool: &PgPool, scope: Scope, job: JobId) -> Result<Option<Job>,
 /// # Errors
 /// Database trouble only.
 pub async fn get_unscoped(pool: &PgPool, job: JobId) -> Result<Option<Job>, DbError> {
-    Ok(sqlx::query_as("select * from job_details where id = $1")
+    Ok(statement::rows("select * from job_details where id = $1")
         .bind(job)
-        .fetch_optional(pool)
+        .optional(pool)
         .await?)
 }
 
@@ -180,7 +181,7 @@ pub async fn get_unscoped(pool: &PgPool, job: JobId) -> Result<Option<Job>, DbEr
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, scope: Scope, filter: &JobFilter) -> Result<Vec<Job>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select * from job_details
           where tenant_id = $1 and ($2::uuid is null or created_by_key_id = $2)
             and ($3::text is null or status = $3)
@@ -195,7 +196,7 @@ pub async fn list(pool: &PgPool, scope: Scope, filter: &JobFilter) -> Result<Vec
     .bind(filter.after.map(|(at, _)| at))
     .bind(filter.after.map(|(_, id)| id))
     .bind(filter.limit)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -205,9 +206,9 @@ pub async fn list(pool: &PgPool, scope: Scope, filter: &JobFilter) -> Result<Vec
 /// Database trouble only.
 pub async fn statuses(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, JobStatus)>, DbError> {
     let rows: Vec<(JobId, String)> =
-        sqlx::query_as("select id, status from jobs where id = any($1)")
+        statement::rows("select id, status from jobs where id = any($1)")
             .bind(jobs)
-            .fetch_all(pool)
+            .all(pool)
             .await?;
     rows.into_iter()
         .map(|(id, status)| Ok((id, parse_status(&status)?)))
@@ -219,9 +220,9 @@ pub async fn statuses(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, JobSt
 /// # Errors
 /// Database trouble only.
 pub async fn existing(pool: &PgPool, jobs: &[JobId]) -> Result<HashSet<JobId>, DbError> {
-    let ids: Vec<JobId> = sqlx::query_scalar("select id from jobs where id = any($1)")
+    let ids: Vec<JobId> = statement::values("select id from jobs where id = any($1)")
         .bind(jobs)
-        .fetch_all(pool)
+        .all(pool)
         .await?;
     Ok(ids.into_iter().collect())
 }
@@ -239,10 +240,10 @@ pub async fn rename(
     if !in_scope(pool, scope, job).await? {
         return Ok(None);
     }
-    Ok(sqlx::query_scalar("select rename_job($1, $2)")
+    Ok(statement::values("select rename_job($1, $2)")
         .bind(job)
         .bind(display_name)
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }
 
@@ -255,9 +256,9 @@ pub async fn cancel(pool: &PgPool, scope: Scope, job: JobId) -> Result<Cancelled
         return Ok(Cancelled::NotFound);
     }
     let (outcome, status, running, ready): (String, Option<String>, i32, Vec<i32>) =
-        sqlx::query_as("select outcome, status, running, ready from cancel_job($1)")
+        statement::rows("select outcome, status, running, ready from cancel_job($1)")
             .bind(job)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     if outcome == "done" {
         notify::announce(pool, &ready, &[job]);
@@ -279,9 +280,9 @@ pub async fn retry(pool: &PgPool, scope: Scope, job: JobId) -> Result<Retried, D
         return Ok(Retried::NotFound);
     }
     let row: (String, Option<String>, Vec<i32>) =
-        sqlx::query_as("select outcome, status, ready from retry_job($1)")
+        statement::rows("select outcome, status, ready from retry_job($1)")
             .bind(job)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     retried(pool, job, row)
 }
@@ -311,9 +312,9 @@ pub async fn delete(pool: &PgPool, scope: Scope, job: JobId) -> Result<Deleted, 
         return Ok(Deleted::NotFound);
     }
     let (outcome, status): (String, Option<String>) =
-        sqlx::query_as("select outcome, status from delete_job($1)")
+        statement::rows("select outcome, status from delete_job($1)")
             .bind(job)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     Ok(match (outcome.as_str(), status) {
         ("done", _) => Deleted::Done,
@@ -336,9 +337,9 @@ pub async fn delete_audio(
         return Ok(AudioDeleted::NotFound);
     }
     let (outcome, status, purged_at): (String, Option<String>, Option<DateTime<Utc>>) =
-        sqlx::query_as("select outcome, status, purged_at from delete_job_audio($1)")
+        statement::rows("select outcome, status, purged_at from delete_job_audio($1)")
             .bind(job)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     Ok(match (outcome.as_str(), status) {
         ("done", _) => AudioDeleted::Done,
@@ -353,10 +354,10 @@ pub async fn delete_audio(
 /// # Errors
 /// Database trouble only.
 pub async fn stats(pool: &PgPool, scope: Scope) -> Result<JobStats, DbError> {
-    Ok(sqlx::query_as("select * from job_stats($1, $2)")
+    Ok(statement::rows("select * from job_stats($1, $2)")
         .bind(scope.tenant_id)
         .bind(scope.key_id)
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }
 
@@ -366,9 +367,9 @@ pub async fn stats(pool: &PgPool, scope: Scope) -> Result<JobStats, DbError> {
 /// Database trouble, or a stored transcript of a layout this version does not know.
 pub async fn transcript(pool: &PgPool, job: JobId) -> Result<Option<Transcript>, DbError> {
     let body: Option<Json<Transcript>> =
-        sqlx::query_scalar("select body from transcripts where job_id = $1")
+        statement::values("select body from transcripts where job_id = $1")
             .bind(job)
-            .fetch_optional(pool)
+            .optional(pool)
             .await?;
     Ok(body.map(|Json(transcript)| transcript))
 }
@@ -383,26 +384,26 @@ pub async fn search(
     query: &str,
     limit: i64,
 ) -> Result<Vec<SearchHit>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select job_id, display_name, snippet from search_transcripts($1, $2, $3, $4)",
     )
     .bind(scope.tenant_id)
     .bind(scope.key_id)
     .bind(query)
     .bind(limit)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
 async fn in_scope(pool: &PgPool, scope: Scope, job: JobId) -> Result<bool, DbError> {
-    Ok(sqlx::query_scalar(
+    Ok(statement::values(
         "select exists (select from jobs
           where id = $1 and tenant_id = $2 and ($3::uuid is null or created_by_key_id = $3))",
     )
     .bind(job)
     .bind(scope.tenant_id)
     .bind(scope.key_id)
-    .fetch_one(pool)
+    .one(pool)
     .await?)
 }
 

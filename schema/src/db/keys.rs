@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 use crate::ids::{ApiKeyId, TenantId};
 
@@ -71,7 +72,7 @@ pub fn hash_key(key: &str) -> String {
 /// Database trouble; a hash that exists already is a unique violation.
 pub async fn create(pool: &PgPool, key: &NewApiKey) -> Result<ApiKey, DbError> {
     Ok(
-        sqlx::query_as("select * from create_api_key($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+        statement::rows("select * from create_api_key($1, $2, $3, $4, $5, $6, $7, $8, $9)")
             .bind(key.id)
             .bind(&key.key_hash)
             .bind(&key.prefix)
@@ -81,7 +82,7 @@ pub async fn create(pool: &PgPool, key: &NewApiKey) -> Result<ApiKey, DbError> {
             .bind(key.rate_limit)
             .bind(key.expires_at)
             .bind(key.created_by)
-            .fetch_one(pool)
+            .one(pool)
             .await?,
     )
 }
@@ -91,9 +92,9 @@ pub async fn create(pool: &PgPool, key: &NewApiKey) -> Result<ApiKey, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn find_by_hash(pool: &PgPool, key_hash: &str) -> Result<Option<ApiKey>, DbError> {
-    Ok(sqlx::query_as("select * from use_api_key($1)")
+    Ok(statement::rows("select * from use_api_key($1)")
         .bind(key_hash)
-        .fetch_optional(pool)
+        .optional(pool)
         .await?)
 }
 
@@ -106,13 +107,13 @@ pub async fn list(
     tenant: TenantId,
     include_revoked: bool,
 ) -> Result<Vec<ApiKey>, DbError> {
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+    Ok(statement::rows(sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from api_keys where tenant_id = $1 and ($2 or revoked_at is null)
           order by created_at desc, id desc"
     )))
     .bind(tenant)
     .bind(include_revoked)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -121,12 +122,12 @@ pub async fn list(
 /// # Errors
 /// Database trouble only.
 pub async fn get(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<Option<ApiKey>, DbError> {
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+    Ok(statement::rows(sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from api_keys where tenant_id = $1 and id = $2"
     )))
     .bind(tenant)
     .bind(id)
-    .fetch_optional(pool)
+    .optional(pool)
     .await?)
 }
 
@@ -135,7 +136,7 @@ pub async fn get(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<Option
 /// # Errors
 /// Database trouble only.
 pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<bool, DbError> {
-    Ok(sqlx::query_scalar(
+    Ok(statement::values(
         "with revoked as (
            update api_keys set revoked_at = coalesce(revoked_at, dalston_now())
             where tenant_id = $1 and id = $2 returning 1)
@@ -143,7 +144,7 @@ pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<boo
     )
     .bind(tenant)
     .bind(id)
-    .fetch_one(pool)
+    .one(pool)
     .await?)
 }
 
@@ -153,8 +154,8 @@ pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<boo
 /// Database trouble only.
 pub async fn count_active(pool: &PgPool) -> Result<i64, DbError> {
     Ok(
-        sqlx::query_scalar("select count(*) from api_keys where revoked_at is null")
-            .fetch_one(pool)
+        statement::values("select count(*) from api_keys where revoked_at is null")
+            .one(pool)
             .await?,
     )
 }
@@ -166,14 +167,14 @@ pub async fn count_active(pool: &PgPool) -> Result<i64, DbError> {
 /// Database trouble only.
 pub async fn ensure_admin(pool: &PgPool, key: &NewApiKey) -> Result<bool, DbError> {
     Ok(
-        sqlx::query_scalar("select ensure_admin_key($1, $2, $3, $4, $5, $6)")
+        statement::values("select ensure_admin_key($1, $2, $3, $4, $5, $6)")
             .bind(key.id)
             .bind(&key.key_hash)
             .bind(&key.prefix)
             .bind(&key.name)
             .bind(key.tenant_id)
             .bind(&key.scopes)
-            .fetch_one(pool)
+            .one(pool)
             .await?,
     )
 }

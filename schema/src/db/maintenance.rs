@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool, notify};
 use crate::ids::JobId;
 
@@ -45,9 +46,9 @@ pub struct Rescued {
 /// Database trouble only.
 pub async fn rescue_tasks(pool: &PgPool, limit: i32) -> Result<Rescued, DbError> {
     let (retried, failed, ready, jobs): (i32, i32, Vec<i32>, Vec<JobId>) =
-        sqlx::query_as("select retried, failed, ready, jobs from rescue_tasks($1)")
+        statement::rows("select retried, failed, ready, jobs from rescue_tasks($1)")
             .bind(limit)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     notify::announce(pool, &ready, &jobs);
     Ok(Rescued { retried, failed })
@@ -59,9 +60,9 @@ pub async fn rescue_tasks(pool: &PgPool, limit: i32) -> Result<Rescued, DbError>
 /// Database trouble only.
 pub async fn promote_scheduled(pool: &PgPool, limit: i32) -> Result<i32, DbError> {
     let (promoted, ready): (i32, Vec<i32>) =
-        sqlx::query_as("select promoted, ready from promote_scheduled($1)")
+        statement::rows("select promoted, ready from promote_scheduled($1)")
             .bind(limit)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     notify::announce(pool, &ready, &[]);
     Ok(promoted)
@@ -73,10 +74,7 @@ pub async fn promote_scheduled(pool: &PgPool, limit: i32) -> Result<i32, DbError
 /// # Errors
 /// Database trouble only.
 pub async fn advance_fair_clock(pool: &PgPool) -> Result<(), DbError> {
-    sqlx::query("select advance_fair_clock()")
-        .execute(pool)
-        .await?;
-    Ok(())
+    statement::run(statement::plain("select advance_fair_clock()"), pool).await
 }
 
 /// Purges jobs past their retention: transcripts and payloads are deleted, the row stays. Answers the jobs whose
@@ -85,9 +83,9 @@ pub async fn advance_fair_clock(pool: &PgPool) -> Result<(), DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>, DbError> {
-    Ok(sqlx::query_scalar("select purge_expired_jobs($1)")
+    Ok(statement::values("select purge_expired_jobs($1)")
         .bind(limit)
-        .fetch_all(pool)
+        .all(pool)
         .await?)
 }
 
@@ -96,11 +94,11 @@ pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>,
 /// # Errors
 /// Database trouble only.
 pub async fn confirm_purged(pool: &PgPool, job: JobId) -> Result<(), DbError> {
-    sqlx::query("select confirm_purged($1)")
-        .bind(job)
-        .execute(pool)
-        .await?;
-    Ok(())
+    statement::run(
+        statement::plain("select confirm_purged($1)").bind(job),
+        pool,
+    )
+    .await
 }
 
 /// Forgets workers that have been silent for longer than `after`, and answers how many. Their tasks are
@@ -109,9 +107,9 @@ pub async fn confirm_purged(pool: &PgPool, job: JobId) -> Result<(), DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn forget_workers(pool: &PgPool, after: Duration) -> Result<i32, DbError> {
-    Ok(sqlx::query_scalar("select forget_workers($1)")
+    Ok(statement::values("select forget_workers($1)")
         .bind(after.as_secs_f64())
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }
 
@@ -121,9 +119,9 @@ pub async fn forget_workers(pool: &PgPool, after: Duration) -> Result<i32, DbErr
 /// # Errors
 /// Database trouble only.
 pub async fn trim(pool: &PgPool, keep: Duration, limit: i32) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select trim_logs($1, $2)")
+    Ok(statement::values("select trim_logs($1, $2)")
         .bind(keep.as_secs_f64())
         .bind(limit)
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }

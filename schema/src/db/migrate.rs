@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection, PgTransaction};
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 use embedded::{FUNCTIONS, MIGRATIONS, PGMQ, SqlFile, VIEWS};
 
@@ -44,6 +45,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Report, DbError> {
 
     let mut tx = pool.begin().await?;
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('dalston schema', 0))")
+        .persistent(false)
         .execute(&mut *tx)
         .await?;
     // Function bodies name tables, functions and views in any order; they are checked when they first run.
@@ -73,8 +75,10 @@ pub async fn migrate(pool: &PgPool) -> Result<Report, DbError> {
 /// # Errors
 /// As [`migrate`].
 pub async fn pending(pool: &PgPool) -> Result<Vec<String>, DbError> {
-    let mut connection = pool.acquire().await?;
-    let state = State::read(&mut connection).await?;
+    // A transaction keeps a transaction pooler on one server connection.
+    let mut tx = pool.begin().await?;
+    let state = State::read(&mut tx).await?;
+    tx.commit().await?;
     let mut names: Vec<String> = state
         .missing_migrations()?
         .into_iter()
@@ -87,10 +91,10 @@ pub async fn pending(pool: &PgPool) -> Result<Vec<String>, DbError> {
 }
 
 async fn check_version(pool: &PgPool) -> Result<String, DbError> {
-    let (number, text): (i32, String) = sqlx::query_as(
+    let (number, text): (i32, String) = statement::rows(
         "select current_setting('server_version_num')::int, current_setting('server_version')",
     )
-    .fetch_one(pool)
+    .one(pool)
     .await?;
     if SUPPORTED.contains(&number) {
         Ok(text)
@@ -112,6 +116,7 @@ impl State {
         let exists: bool = sqlx::query_scalar(
             "select to_regclass(quote_ident(current_schema()) || '.schema_migrations') is not null",
         )
+        .persistent(false)
         .fetch_one(&mut *connection)
         .await?;
         if !exists {
@@ -124,6 +129,7 @@ impl State {
             "select number, name, checksum from schema_migrations
              union all select null, path, checksum from schema_code",
         )
+        .persistent(false)
         .fetch_all(connection)
         .await?;
         let (migrations, code): (Vec<_>, Vec<_>) =
@@ -213,7 +219,8 @@ async fn install_pgmq(tx: &mut PgTransaction<'_>) -> Result<bool, DbError> {
     let installed: bool = sqlx::query_scalar(
         "select exists (select from pg_extension where extname = 'pgmq') or to_regclass('pgmq.meta') is not null",
     )
-    .fetch_one(&mut **tx)
+    .persistent(false)
+.fetch_one(&mut **tx)
     .await?;
     if !installed {
         sqlx::raw_sql(PGMQ).execute(&mut **tx).await?;
@@ -228,6 +235,7 @@ async fn apply_migration(
     let (name, text) = *migration;
     sqlx::raw_sql(text).execute(&mut **tx).await?;
     sqlx::query("insert into schema_migrations (number, name, checksum) values ($1, $2, $3)")
+        .persistent(false)
         .bind(number_of(migration))
         .bind(name)
         .bind(checksum(text))
@@ -270,6 +278,7 @@ async fn replace_code(tx: &mut PgTransaction<'_>, state: &State) -> Result<(), D
     }
 
     sqlx::query("delete from schema_code")
+        .persistent(false)
         .execute(&mut **tx)
         .await?;
     let (paths, sums): (Vec<String>, Vec<String>) = carried_code().into_iter().unzip();
@@ -299,7 +308,8 @@ async fn replace_function(
                 "select count(*) from pg_proc where proname = $1 and pronamespace = current_schema()::regnamespace",
             )
             .bind(name)
-            .fetch_one(&mut **tx)
+            .persistent(false)
+.fetch_one(&mut **tx)
             .await?;
             if overloads == 1 {
                 return Ok(());
@@ -322,7 +332,8 @@ async fn drop_function(tx: &mut PgTransaction<'_>, name: &str) -> Result<(), DbE
         "select oid::regprocedure::text from pg_proc where proname = $1 and pronamespace = current_schema()::regnamespace",
     )
     .bind(name)
-    .fetch_all(&mut **tx)
+    .persistent(false)
+.fetch_all(&mut **tx)
     .await?;
     for signature in signatures {
         sqlx::raw_sql(AssertSqlSafe(format!("drop function {signature}")))

@@ -13,7 +13,7 @@ use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{DatabaseConfig, PgPool};
+use super::{DatabaseConfig, PgPool, statement};
 use crate::ids::JobId;
 
 /// Channel for capabilities whose tasks became ready; the payload is their ids, joined by commas.
@@ -215,13 +215,12 @@ impl Sender {
                     std::mem::take(&mut state.jobs),
                 )
             };
-            let sent = sqlx::query(
+            let send = statement::plain(
                 "select pg_notify(c, p) from unnest($1::text[], $2::text[]) as n (c, p)",
             )
             .bind(channels)
-            .bind(payloads)
-            .execute(&pool)
-            .await;
+            .bind(payloads);
+            let sent = statement::run(send, &pool).await;
             if let Err(error) = sent {
                 tracing::debug!(%error, "a wake-up was not sent; waiters will poll");
             }

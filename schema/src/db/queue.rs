@@ -1,5 +1,6 @@
 //! How much work waits, for metrics, status pages and "is anyone able to run this".
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 
 /// One capability's queue, from the view `queue_depth`.
@@ -32,11 +33,11 @@ pub struct QueueDepth {
 /// # Errors
 /// Database trouble only.
 pub async fn depths(pool: &PgPool) -> Result<Vec<QueueDepth>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select capability_id, stage, engine, model, ready, scheduled, held, running, oldest_wait_seconds, workers
            from queue_depth order by stage, engine, model",
     )
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -45,6 +46,5 @@ pub async fn depths(pool: &PgPool) -> Result<Vec<QueueDepth>, DbError> {
 /// # Errors
 /// Database trouble.
 pub async fn ping(pool: &PgPool) -> Result<(), DbError> {
-    sqlx::query("select 1").execute(pool).await?;
-    Ok(())
+    statement::run(statement::plain("select 1"), pool).await
 }

@@ -1,5 +1,6 @@
 //! Requests a minute, per key and per tenant, counted in the database so that every API process sees the same.
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool};
 use crate::ids::{ApiKeyId, TenantId};
 
@@ -34,10 +35,10 @@ pub async fn take(pool: &PgPool, counted: Counted, limit: i32) -> Result<RateDec
         Counted::Tenant(TenantId(id)) => format!("tenant:{id}"),
     };
     Ok(
-        sqlx::query_as("select allowed, remaining, reset_seconds from take_request($1, $2)")
+        statement::rows("select allowed, remaining, reset_seconds from take_request($1, $2)")
             .bind(subject)
             .bind(limit)
-            .fetch_one(pool)
+            .one(pool)
             .await?,
     )
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 
 use super::jobs::{Retried, Scope};
+use super::statement::{self, Statement};
 use super::{DbError, PgPool, notify};
 use crate::ids::{JobId, TaskId, WorkerId};
 use crate::task::{ClaimedTask, FinishedTask, Lease, NewTask, Progress, Task};
@@ -78,13 +79,13 @@ pub async fn claim(
     let ids: Vec<i32> = wanted.iter().map(|want| want.capability_id).collect();
     let loaded: Vec<bool> = wanted.iter().map(|want| want.loaded).collect();
     Ok(
-        sqlx::query_as("select * from claim_tasks($1, $2, $3, $4, $5)")
+        statement::rows("select * from claim_tasks($1, $2, $3, $4, $5)")
             .bind(worker)
             .bind(ids)
             .bind(loaded)
             .bind(limit)
             .bind(lease_seconds)
-            .fetch_all(pool)
+            .all(pool)
             .await?,
     )
 }
@@ -110,14 +111,14 @@ pub async fn extend(
         .iter()
         .map(|(_, progress)| (progress.done_seconds, progress.total_seconds))
         .unzip();
-    let states: Vec<String> = sqlx::query_scalar("select extend_leases($1, $2, $3, $4, $5, $6)")
+    let states: Vec<String> = statement::values("select extend_leases($1, $2, $3, $4, $5, $6)")
         .bind(worker)
         .bind(ids)
         .bind(tokens)
         .bind(done)
         .bind(total)
         .bind(lease_seconds)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(states.iter().map(|state| lease_state(state)).collect())
 }
@@ -134,10 +135,10 @@ pub async fn check(pool: &PgPool, leases: &[Lease]) -> Result<Vec<LeaseState>, D
         .iter()
         .map(|lease| (lease.task_id, lease.token))
         .unzip();
-    let states: Vec<String> = sqlx::query_scalar("select check_leases($1, $2)")
+    let states: Vec<String> = statement::values("select check_leases($1, $2)")
         .bind(ids)
         .bind(tokens)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(states.iter().map(|state| lease_state(state)).collect())
 }
@@ -151,11 +152,11 @@ pub async fn complete(
     lease: Lease,
     completion: &Completion,
 ) -> Result<Outcome, DbError> {
-    let row = sqlx::query_as("select done, ready, jobs from complete_task($1, $2, $3)")
+    let row = statement::rows("select done, ready, jobs from complete_task($1, $2, $3)")
         .bind(lease.task_id)
         .bind(lease.token)
         .bind(Json(completion))
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(told(pool, row))
 }
@@ -177,11 +178,11 @@ pub async fn complete_many(
         .unzip();
     let responses: Vec<&Value> = finished.iter().map(|(_, response)| response).collect();
     let (done, ready, jobs): (Vec<bool>, Vec<i32>, Vec<JobId>) =
-        sqlx::query_as("select done, ready, jobs from complete_tasks($1, $2, $3)")
+        statement::rows("select done, ready, jobs from complete_tasks($1, $2, $3)")
             .bind(ids)
             .bind(tokens)
             .bind(responses)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     notify::announce(pool, &ready, &jobs);
     Ok(done.into_iter().map(outcome).collect())
@@ -198,12 +199,12 @@ pub async fn fail(
     error: &str,
     retryable: bool,
 ) -> Result<Outcome, DbError> {
-    let row = sqlx::query_as("select done, ready, jobs from fail_task($1, $2, $3, $4)")
+    let row = statement::rows("select done, ready, jobs from fail_task($1, $2, $3, $4)")
         .bind(lease.task_id)
         .bind(lease.token)
         .bind(error)
         .bind(retryable)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(told(pool, row))
 }
@@ -214,10 +215,10 @@ pub async fn fail(
 /// # Errors
 /// Database trouble only.
 pub async fn give_back(pool: &PgPool, lease: Lease) -> Result<Outcome, DbError> {
-    let row = sqlx::query_as("select done, ready, jobs from give_back_task($1, $2)")
+    let row = statement::rows("select done, ready, jobs from give_back_task($1, $2)")
         .bind(lease.task_id)
         .bind(lease.token)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(told(pool, row))
 }
@@ -232,7 +233,7 @@ pub async fn retry(
     job: JobId,
     task: TaskId,
 ) -> Result<Retried, DbError> {
-    let known: bool = sqlx::query_scalar(
+    let known: bool = statement::values(
         "select exists (select from tasks t join jobs j on j.id = t.job_id
           where t.id = $1 and j.id = $2 and j.tenant_id = $3 and ($4::uuid is null or j.created_by_key_id = $4))",
     )
@@ -240,14 +241,14 @@ pub async fn retry(
     .bind(job)
     .bind(scope.tenant_id)
     .bind(scope.key_id)
-    .fetch_one(pool)
+    .one(pool)
     .await?;
     if !known {
         return Ok(Retried::NotFound);
     }
-    let row = sqlx::query_as("select outcome, status, ready from retry_task($1)")
+    let row = statement::rows("select outcome, status, ready from retry_task($1)")
         .bind(task)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     super::jobs::retried(pool, job, row)
 }
@@ -257,12 +258,12 @@ pub async fn retry(
 /// # Errors
 /// Database trouble only.
 pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select id, stage, name, status, error, response from task_details
           where job_id = $1 and status in ('completed', 'skipped') order by name",
     )
     .bind(job)
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -271,9 +272,9 @@ pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, Db
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, job: JobId) -> Result<Vec<Task>, DbError> {
-    let mut tasks: Vec<Task> = sqlx::query_as("select * from task_details where job_id = $1")
+    let mut tasks: Vec<Task> = statement::rows("select * from task_details where job_id = $1")
         .bind(job)
-        .fetch_all(pool)
+        .all(pool)
         .await?;
     let levels = levels(&tasks);
     tasks.sort_by(|a, b| (levels[&a.id], &a.name).cmp(&(levels[&b.id], &b.name)));
@@ -307,12 +308,12 @@ pub async fn payload(
     job: JobId,
     task: TaskId,
 ) -> Result<Option<TaskPayload>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select request, response from task_details where id = $2 and job_id = $1 and request is not null",
     )
     .bind(job)
     .bind(task)
-    .fetch_optional(pool)
+    .optional(pool)
     .await?)
 }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
+use super::statement::{self, Statement};
 use super::{DbError, PgPool, notify};
 use crate::capability::{Capability, OfferedCapability};
 use crate::ids::{JobId, WorkerId};
@@ -83,7 +84,7 @@ pub async fn register(
     worker: &NewWorker,
     offered: &[OfferedCapability],
 ) -> Result<Vec<i32>, DbError> {
-    let (capability_ids, ready, jobs): (Vec<i32>, Vec<i32>, Vec<JobId>) = sqlx::query_as(
+    let (capability_ids, ready, jobs): (Vec<i32>, Vec<i32>, Vec<JobId>) = statement::rows(
         "select capability_ids, ready, jobs from register_worker($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(worker.id)
@@ -93,7 +94,7 @@ pub async fn register(
     .bind(&worker.device)
     .bind(worker.slots)
     .bind(Json(offered))
-    .fetch_one(pool)
+    .one(pool)
     .await?;
     notify::announce(pool, &ready, &jobs);
     Ok(capability_ids)
@@ -118,12 +119,12 @@ pub async fn heartbeat(
             )
         })
         .unzip();
-    let draining: Option<bool> = sqlx::query_scalar("select worker_heartbeat($1, $2, $3, $4)")
+    let draining: Option<bool> = statement::values("select worker_heartbeat($1, $2, $3, $4)")
         .bind(worker)
         .bind(models)
         .bind(bytes)
         .bind(beat.active_tasks)
-        .fetch_one(pool)
+        .one(pool)
         .await?;
     Ok(match draining {
         Some(true) => BeatAnswer::Draining,
@@ -138,9 +139,9 @@ pub async fn heartbeat(
 /// # Errors
 /// Database trouble only.
 pub async fn drain(pool: &PgPool, worker: WorkerId) -> Result<bool, DbError> {
-    Ok(sqlx::query_scalar("select drain_worker($1)")
+    Ok(statement::values("select drain_worker($1)")
         .bind(worker)
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }
 
@@ -150,9 +151,9 @@ pub async fn drain(pool: &PgPool, worker: WorkerId) -> Result<bool, DbError> {
 /// Database trouble only.
 pub async fn deregister(pool: &PgPool, worker: WorkerId) -> Result<(), DbError> {
     let (ready, jobs): (Vec<i32>, Vec<JobId>) =
-        sqlx::query_as("select ready, jobs from deregister_worker($1)")
+        statement::rows("select ready, jobs from deregister_worker($1)")
             .bind(worker)
-            .fetch_one(pool)
+            .one(pool)
             .await?;
     notify::announce(pool, &ready, &jobs);
     Ok(())
@@ -163,12 +164,12 @@ pub async fn deregister(pool: &PgPool, worker: WorkerId) -> Result<(), DbError> 
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool) -> Result<Vec<Worker>, DbError> {
-    Ok(sqlx::query_as(
+    Ok(statement::rows(
         "select id, hostname, version, device, slots, active_tasks, loaded_models, status, started_at, last_seen_at,
                 capabilities
            from worker_details order by started_at, id",
     )
-    .fetch_all(pool)
+    .all(pool)
     .await?)
 }
 
@@ -178,8 +179,8 @@ pub async fn list(pool: &PgPool) -> Result<Vec<Worker>, DbError> {
 /// Database trouble only.
 pub async fn offered(pool: &PgPool) -> Result<Vec<OfferedCapability>, DbError> {
     let rows: Vec<Json<OfferedCapability>> =
-        sqlx::query_scalar("select offer from offered_capabilities order by stage, engine, model")
-            .fetch_all(pool)
+        statement::values("select offer from offered_capabilities order by stage, engine, model")
+            .all(pool)
             .await?;
     Ok(rows.into_iter().map(|Json(offer)| offer).collect())
 }
@@ -189,10 +190,10 @@ pub async fn offered(pool: &PgPool) -> Result<Vec<OfferedCapability>, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn capability_id(pool: &PgPool, capability: &Capability) -> Result<i32, DbError> {
-    Ok(sqlx::query_scalar("select capability_id($1, $2, $3)")
+    Ok(statement::values("select capability_id($1, $2, $3)")
         .bind(capability.stage.as_str())
         .bind(&capability.engine)
         .bind(&capability.model)
-        .fetch_one(pool)
+        .one(pool)
         .await?)
 }

@@ -6,15 +6,31 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A running server.
+use dalston_schema::db::DatabaseConfig;
+
+/// Servers this process has started.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// What a commit promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing is forced to disk: fast, for tests.
+    None,
+    /// The commit is on the disk before it is acknowledged, with memory as on a small server: for benchmarks.
+    Full,
+}
+
+/// A running server. It is killed when the process that started it ends.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Server {
     directory: PathBuf,
     binaries: PathBuf,
+    pid: u32,
 }
 
 /// Who the server runs as: PostgreSQL refuses to run as root.
@@ -24,11 +40,14 @@ struct Account {
     gid: u32,
 }
 
-impl Cluster {
-    pub(crate) fn start() -> Self {
+impl Server {
+    /// Initialises and starts a server of this process's own. Blocks for about a second.
+    #[must_use]
+    pub fn start(durability: Durability) -> Self {
         let binaries = find_binaries();
         sweep_old_folders();
-        let directory = folder_of(std::process::id());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let directory = folder_of(std::process::id(), number);
         fs::create_dir_all(&directory).unwrap();
         let account = unprivileged_account();
         if let Some(Account { uid, gid }) = account {
@@ -48,20 +67,50 @@ impl Cluster {
             String::from_utf8_lossy(&made.stderr)
         );
 
-        serve(&binaries, &directory, account);
+        let pid = serve(&binaries, &directory, account, durability);
         wait_until_it_answers(&directory);
         Self {
             directory,
             binaries,
+            pid,
         }
     }
 
-    pub(crate) fn socket_directory(&self) -> &Path {
+    /// The folder of the unix socket.
+    #[must_use]
+    pub fn socket_directory(&self) -> &Path {
         &self.directory
     }
 
-    pub(crate) fn binaries(&self) -> &Path {
+    /// The folder of the server's programs.
+    #[must_use]
+    pub fn binaries(&self) -> &Path {
         &self.binaries
+    }
+
+    /// How to reach one of its databases.
+    #[must_use]
+    pub fn config(&self, database: &str) -> DatabaseConfig {
+        let socket = self.directory.to_str().unwrap().replace('/', "%2F");
+        DatabaseConfig {
+            url: format!("postgres://{}@{socket}/{database}", super::role()).into(),
+            max_connections: 16,
+            transaction_pooler: false,
+            application_name: "dalston-test".to_owned(),
+        }
+    }
+
+    /// Kills the server and removes its folder.
+    pub fn stop(self) {
+        // SAFETY: kill has no preconditions; the process is a child of ours that is not waited for elsewhere before it
+        // has ended, so the number is still its own.
+        unsafe { libc::kill(i32::try_from(self.pid).unwrap(), libc::SIGQUIT) };
+        let process = Path::new("/proc").join(self.pid.to_string());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process.exists() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -117,20 +166,32 @@ fn run_as(command: &mut Command, account: Option<Account>) -> &mut Command {
 
 /// Starts the server from a thread that never ends: the server asks to be killed when that thread does, which is when
 /// the test binary ends in whatever way.
-fn serve(binaries: &Path, directory: &Path, account: Option<Account>) {
+fn serve(
+    binaries: &Path,
+    directory: &Path,
+    account: Option<Account>,
+    durability: Durability,
+) -> u32 {
     let mut server = Command::new(binaries.join("postgres"));
     server.arg("-D").arg(directory.join("data"));
-    for setting in [
-        format!("unix_socket_directories={}", directory.display()),
-        "listen_addresses=".to_owned(),
-        "max_connections=400".to_owned(),
-        "shared_buffers=64MB".to_owned(),
-        "max_wal_size=4GB".to_owned(),
-        "fsync=off".to_owned(),
-        "synchronous_commit=off".to_owned(),
-        "full_page_writes=off".to_owned(),
-        "log_min_messages=warning".to_owned(),
-    ] {
+    server
+        .arg("-c")
+        .arg(format!("unix_socket_directories={}", directory.display()));
+    let settings: &[&str] = match durability {
+        Durability::None => &[
+            "shared_buffers=64MB",
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+        ],
+        Durability::Full => &["shared_buffers=1GB", "maintenance_work_mem=512MB"],
+    };
+    for setting in settings.iter().chain(&[
+        "listen_addresses=",
+        "max_connections=400",
+        "max_wal_size=4GB",
+        "log_min_messages=warning",
+    ]) {
         server.arg("-c").arg(setting);
     }
     let log = fs::File::create(directory.join("server.log")).unwrap();
@@ -155,15 +216,14 @@ fn serve(binaries: &Path, directory: &Path, account: Option<Account>) {
         .name("postgres".to_owned())
         .spawn(move || {
             let child = server.spawn();
-            started
-                .send(child.as_ref().map(|_| ()).map_err(ToString::to_string))
-                .unwrap();
+            let pid = child.as_ref().map(std::process::Child::id);
+            started.send(pid.map_err(ToString::to_string)).unwrap();
             if let Ok(mut child) = child {
                 let _ = child.wait();
             }
         })
         .unwrap();
-    wait.recv().unwrap().unwrap();
+    wait.recv().unwrap().unwrap()
 }
 
 fn wait_until_it_answers(directory: &Path) {
@@ -184,8 +244,8 @@ fn wait_until_it_answers(directory: &Path) {
     );
 }
 
-fn folder_of(pid: u32) -> PathBuf {
-    std::env::temp_dir().join(format!("dalston-test-postgres-{pid}"))
+fn folder_of(pid: u32, number: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("dalston-test-postgres-{pid}-{number}"))
 }
 
 /// Removes what earlier test binaries left; a binary cannot clean up after itself when it is killed.
@@ -199,6 +259,7 @@ fn sweep_old_folders() {
         let Some(pid) = name
             .to_str()
             .and_then(|name| name.strip_prefix("dalston-test-postgres-"))
+            .and_then(|rest| rest.split('-').next())
         else {
             continue;
         };

@@ -11,18 +11,17 @@
 
 mod cluster;
 
-use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dalston_schema::db::{self, DatabaseConfig, PgPool};
 use tokio::sync::OnceCell;
 
-use cluster::Cluster;
+pub use cluster::{Durability, Server};
 
 const TEMPLATE: &str = "dalston_template";
 
-static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+static SERVER: OnceLock<Server> = OnceLock::new();
 static TEMPLATE_READY: OnceCell<()> = OnceCell::const_new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -54,7 +53,7 @@ impl TestDatabase {
     }
 
     async fn from_template(name: &str, template: &str) -> Self {
-        let admin = db::connect(&config("postgres")).unwrap();
+        let admin = db::connect(&server().config("postgres")).unwrap();
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
             "create database {name} template {template}"
         )))
@@ -62,7 +61,7 @@ impl TestDatabase {
         .await
         .unwrap();
         admin.close().await;
-        let config = config(name);
+        let config = server().config(name);
         Self {
             pool: db::connect(&config).unwrap(),
             config,
@@ -94,37 +93,16 @@ impl TestDatabase {
     }
 }
 
-/// The folder of the server's unix socket, for tools such as psql and pgbouncer.
-#[must_use]
-pub fn socket_directory() -> &'static Path {
-    cluster().socket_directory()
-}
-
-/// The folder of the server's binaries.
-#[must_use]
-pub fn binaries() -> &'static Path {
-    cluster().binaries()
-}
-
 /// The role that owns everything; the socket trusts it.
 #[must_use]
 pub fn role() -> &'static str {
     "dalston"
 }
 
-/// Starts the server if need be. Blocks for about a second the first time.
-fn cluster() -> &'static Cluster {
-    CLUSTER.get_or_init(Cluster::start)
-}
-
-fn config(database: &str) -> DatabaseConfig {
-    let socket = socket_directory().to_str().unwrap().replace('/', "%2F");
-    DatabaseConfig {
-        url: format!("postgres://{}@{socket}/{database}", role()).into(),
-        max_connections: 16,
-        transaction_pooler: false,
-        application_name: "dalston-test".to_owned(),
-    }
+/// The server of this test binary, started if need be.
+#[must_use]
+pub fn server() -> &'static Server {
+    SERVER.get_or_init(|| Server::start(Durability::None))
 }
 
 fn next_name() -> String {
