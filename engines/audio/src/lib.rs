@@ -1,6 +1,6 @@
 //! Audio in: opens what users have, says what it is, and turns it into 16 kHz mono samples.
 //!
-//! [`probe`] judges an upload without decoding all of it, [`prepare`] makes the WAV the engines read,
+//! [`probe()`] judges an upload without decoding all of it, [`prepare()`] makes the WAV the engines read,
 //! [`Decoder`] is the stream of samples under both, and [`PreparedWav`] reads the result at any position.
 //! Memory is constant whatever the length. There are no models here, no SQL, no HTTP and no async runtime.
 

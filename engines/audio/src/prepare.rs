@@ -87,7 +87,7 @@ pub struct PrepareProgress {
 /// Samples of a 16 kHz s16 source are passed on bit for bit where the track is one of its channels.
 ///
 /// # Errors
-/// As [`crate::probe`], [`AudioError::Cancelled`], and whatever `create` returns.
+/// As [`crate::probe()`], [`AudioError::Cancelled`], and whatever `create` returns.
 pub fn prepare<W: Write + Seek>(
     input: AudioInput,
     options: &PrepareOptions,

@@ -55,13 +55,12 @@ fn probe_stored(input: AudioInput, limits: &AudioLimits) -> Result<AudioFacts, A
 
 /// Walks all packets; gives the length in seconds.
 fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioError> {
-    let rate = f64::from(packets.info.sample_rate);
     let mut last = VecDeque::with_capacity(END);
     let mut sample = Sample::default();
     let mut coded = 0_u64;
     let mut unknown = false;
     while let Some(packet) = packets.next_packet()? {
-        let seconds = packets.skip(&packet) as f64 / rate;
+        let seconds = packets.skip(&packet) as f64 / f64::from(packets.info.sample_rate);
         limits.check_longest(seconds)?;
         coded += packet.frames;
         unknown = packet.frames == 0;
@@ -78,6 +77,7 @@ fn walk(packets: &mut PacketDecoder, limits: &AudioLimits) -> Result<f64, AudioE
         sample.decode(packets, packet)?;
     }
     sample.judge(packets)?;
+    let rate = f64::from(packets.info.sample_rate);
     if let Some(promised) = packets.info.promised {
         let (promised, found) = (
             promised as f64 / rate,

@@ -350,6 +350,23 @@ fn a_header_that_misstates_its_packets_is_caught_by_decoding_some() {
     assert!(refusal(bytes).contains("misstates how long the packets"));
 }
 
+#[test]
+fn a_container_that_misstates_the_sample_rate_is_corrected_by_the_audio() {
+    let mut bytes = read("video.mkv");
+    let whole = probe_bytes(bytes.clone()).unwrap();
+    // SamplingFrequency, an eight-byte float: 48000 becomes 8000.
+    let field = bytes
+        .windows(2)
+        .position(|window| window == b"\xb5\x88")
+        .unwrap()
+        + 2;
+    assert_eq!(bytes[field..field + 8], 48_000_f64.to_be_bytes());
+    bytes[field..field + 8].copy_from_slice(&8_000_f64.to_be_bytes());
+    let facts = probe_bytes(bytes).unwrap();
+    assert_eq!(facts.sample_rate, 48_000);
+    assert!((facts.duration - whole.duration).abs() < 0.05, "{facts:?}");
+}
+
 /// A source whose storage fails.
 struct Broken {
     inner: std::io::Cursor<Vec<u8>>,

@@ -415,6 +415,9 @@ impl PacketDecoder {
             return Ok(Decoded::Damaged);
         };
         let frames = self.samples.len() / channels;
+        // Containers are wrong about this now and then; the audio itself is not.
+        self.info.sample_rate = sample_rate;
+        self.info.channels = channels;
         let all = frames as u64;
         let (start, end) = match &self.codec {
             Codec::Symphonia(decoder) if decoder.codec_params().codec == CODEC_ID_VORBIS => (0, 0),
