@@ -1,5 +1,5 @@
 //! The catalogue of published models: what can be pulled, which files make a model, what serves a registry id, and what
-//! `auto` prefers. The data is `schema/catalogue.toml`, compiled in; [`resolve`] turns the name a client asked for into
+//! `auto` prefers. The data is `schema/catalogue.toml`, compiled in; [`resolve()`] turns the name a client asked for into
 //! one of the models that are present. Nothing here touches a disk or a network.
 
 use std::collections::BTreeMap;

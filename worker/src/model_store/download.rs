@@ -59,7 +59,7 @@ pub async fn fetch(job: &Job<'_>, file: &RemoteFile, url: &Url) -> Result<ModelF
                     if length(&part) > before {
                         tries = 0;
                     }
-                    let pause = job.hub.pause(failed, &mut tries);
+                    let pause = job.hub.pause(failed, &mut tries, job.hub.attempts);
                     match job.transfer.cancel.run_until_cancelled(pause).await {
                         Some(result) => result?,
                         None => return Err(ModelStoreError::Cancelled),

@@ -23,6 +23,8 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
+/// Tries of a listing: before anything has arrived, the news that there is no network should come soon.
+const LISTING_ATTEMPTS: u32 = 3;
 /// Longest wait a server may ask for before a repeated request.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A server that sends nothing for this long is taken for dead.
@@ -107,7 +109,8 @@ pub struct Hub {
     client: reqwest::Client,
     endpoint: Url,
     token: Option<SecretString>,
-    attempts: u32,
+    /// Tries in a row without a byte arriving before a download gives up.
+    pub attempts: u32,
     retry_after: Duration,
 }
 
@@ -244,7 +247,7 @@ impl Hub {
         .await
     }
 
-    /// Tries until it works, fails for good, or has failed `attempts` times.
+    /// Tries until it works, fails for good, or has failed [`LISTING_ATTEMPTS`] times.
     async fn with_retries<T>(
         &self,
         mut attempt: impl AsyncFnMut() -> Result<T, Failed>,
@@ -253,26 +256,32 @@ impl Hub {
         loop {
             match attempt().await {
                 Ok(value) => return Ok(value),
-                Err(failed) => self.pause(failed, &mut tries).await?,
+                Err(failed) => {
+                    let attempts = self.attempts.min(LISTING_ATTEMPTS);
+                    self.pause(failed, &mut tries, attempts).await?;
+                }
             }
         }
     }
 
-    /// After a failed try: waits for the next one, or gives the error back when there is none.
+    /// After a failed try: waits for the next one, or gives the error back when that was the last of `attempts`.
     ///
     /// # Errors
     /// The error of the failed try.
-    pub async fn pause(&self, failed: Failed, tries: &mut u32) -> Result<()> {
+    pub async fn pause(&self, failed: Failed, tries: &mut u32, attempts: u32) -> Result<()> {
         match failed {
             Failed::ForGood(error) => Err(error),
             Failed::ForNow(error, wish) => {
                 *tries += 1;
-                if *tries >= self.attempts {
+                if *tries >= attempts {
                     return Err(error);
                 }
-                let wait = self.retry_after * 2_u32.saturating_pow(*tries - 1);
+                let wait = self
+                    .retry_after
+                    .saturating_mul(2_u32.saturating_pow(*tries - 1));
                 let wait = wish.unwrap_or(wait).min(MAX_RETRY_AFTER);
-                tracing::warn!(%error, wait_ms = wait.as_millis(), "the download is tried again");
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(%error, wait_ms, "the download is tried again");
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
