@@ -9,7 +9,6 @@ use std::time::Duration;
 use dalston_schema::Stage;
 use dalston_schema::db::tasks::{self, Completion, Outcome};
 use dalston_schema::db::{DbError, jobs};
-use dalston_schema::job::Job;
 use dalston_schema::task::{ClaimedTask, Lease};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -19,6 +18,7 @@ use crate::backoff::Backoff;
 use crate::environment::Environment;
 use crate::failure::{Retry, StageError, StageResult, TaskFailure};
 use crate::lease::HeldLease;
+use crate::outage::wait_out;
 use crate::stage::{self, TaskContext};
 use crate::stop::{Stop, StopReason};
 
@@ -73,7 +73,8 @@ async fn run_stage(
     task: &ClaimedTask,
     held: &HeldLease,
 ) -> StageResult<Completion> {
-    let Some(job) = read_job(environment, task, &held.stop).await? else {
+    let read_job = || jobs::get_unscoped(&environment.pool, task.job_id);
+    let Some(job) = wait_out(&held.stop, read_job).await? else {
         // Deleted meanwhile; its tasks went with it.
         held.stop.stop(StopReason::LeaseLost);
         return Err(StageError::Stopped);
@@ -126,27 +127,6 @@ async fn wind_down<T>(
         Err(_) => {
             tracing::error!("a stopped stage did not end and is left to itself");
             Ok(Err(StageError::Stopped))
-        }
-    }
-}
-
-/// Reads the job of a task, waiting out an outage.
-async fn read_job(
-    environment: &Environment,
-    task: &ClaimedTask,
-    stop: &Stop,
-) -> StageResult<Option<Job>> {
-    let mut backoff = record_backoff();
-    loop {
-        match jobs::get_unscoped(&environment.pool, task.job_id).await {
-            Ok(job) => return Ok(job),
-            Err(error) if error.is_transient() => {
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next_wait()) => {}
-                    () = stop.stopped() => return Err(StageError::Stopped),
-                }
-            }
-            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod load_engine;
 pub mod maintenance;
 pub mod model_pool;
 pub mod model_store;
+mod outage;
 pub mod registration;
 pub mod scratch;
 pub mod speech;

@@ -199,7 +199,7 @@ impl Directives {
                     directives.seconds = Some(seconds);
                 }
                 ("attempts", _) => {
-                    directives.attempts = Some(value.parse().map_err(|_| unknown())?)
+                    directives.attempts = Some(value.parse().map_err(|_| unknown())?);
                 }
                 ("fail", "retryable") => directives.fault = Some(Fault::FailRetryable),
                 ("fail", "permanent") => directives.fault = Some(Fault::FailPermanent),

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dalston_engines::{AudioSource, Control, Runtime, SileroVad, VadOptions};
+use dalston_engines::{AudioSource, Control, Runtime, SileroVad, SpeechRegion, VadOptions};
 
 use crate::coverage::Interval;
 use crate::failure::{StageError, StageResult};
@@ -55,7 +55,7 @@ impl SpeechFinder {
         Ok(spans
             .map_err(StageError::from)?
             .into_iter()
-            .map(|span| dalston_engines::SpeechRegion::from(span))
+            .map(SpeechRegion::from)
             .map(|region| (region.start, region.end))
             .collect())
     }

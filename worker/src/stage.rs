@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::environment::Environment;
 use crate::failure::{StageError, StageResult, TaskFailure};
 use crate::lease::ProgressMeter;
+use crate::outage::wait_out;
 use crate::scratch::TaskScratch;
 use crate::stop::Stop;
 
@@ -61,7 +62,8 @@ impl TaskContext<'_> {
 
     /// The tasks of the job that have ended.
     async fn finished(&self) -> StageResult<Vec<FinishedTask>> {
-        Ok(tasks::finished(&self.environment.pool, self.task.job_id).await?)
+        let pool = &self.environment.pool;
+        wait_out(self.stop, || tasks::finished(pool, self.task.job_id)).await
     }
 }
 

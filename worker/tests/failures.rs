@@ -2,7 +2,10 @@
 
 use dalston_schema::{JobStatus, Stage, TaskStatus};
 
-use crate::harness::{Harness, sleeping, utterance};
+use crate::harness::{Harness, eventually, sleeping, utterance};
+
+const CUT_ALL_OTHERS: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid()";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passing_failure_is_tried_again_and_the_job_completes() {
@@ -54,15 +57,15 @@ async fn cut_connections_cost_no_attempt() {
         .submit(&utterance("dev-00001"), &sleeping("seconds=2"))
         .await;
     harness.until_running(job, Stage::Transcribe).await;
-    for _ in 0..5 {
-        harness
-            .count(
-                "select count(pg_terminate_backend(pid)) from pg_stat_activity
-                  where datname = current_database() and pid <> pg_backend_pid()",
-            )
-            .await;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    }
+    let mut cuts = 0;
+    eventually("the end of the job", async || {
+        if cuts < 10 {
+            cuts += 1;
+            harness.count(CUT_ALL_OTHERS).await;
+        }
+        harness.job(job).await.status.is_final().then_some(())
+    })
+    .await;
     harness.transcript(job).await;
     assert_eq!(harness.task(job, Stage::Transcribe).await.retries, 0);
     worker.stop().await;

@@ -98,6 +98,11 @@ pub fn utterance(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/audio/utterances/{name}.wav"))
 }
 
+/// A file of the bundled test dialogues.
+pub fn dialogue(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/audio/dialogues/{file}"))
+}
+
 impl Harness {
     pub async fn new() -> Self {
         let folder = TempDir::new().unwrap();

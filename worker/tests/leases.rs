@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use dalston_schema::db::workers;
 use dalston_schema::{JobStatus, Stage, TaskStatus};
 
-use crate::harness::{Harness, eventually, sleeping, utterance};
+use crate::harness::{Harness, dialogue, eventually, sleeping, utterance, wav, whisper};
 use crate::pipeline::cancel;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +63,34 @@ async fn a_cancelled_job_stops_its_running_task_within_a_second() {
         harness.task(job, Stage::Transcribe).await.status,
         TaskStatus::Cancelled
     );
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_stops_a_running_model_call_within_a_second() {
+    let harness = Harness::new().await;
+    let worker = harness.run(harness.config());
+    let mut wish = whisper(true);
+    wish.transcribe.beam_size = 5;
+    // A quarter of an hour of speech: far more than is done by the time it is cancelled.
+    let speech = std::fs::read(dialogue("dlg01.wav")).unwrap()[44..]
+        .chunks_exact(2)
+        .map(|sample| i16::from_le_bytes([sample[0], sample[1]]))
+        .collect::<Vec<_>>()
+        .repeat(13);
+    let job = harness.submit_bytes(wav(16_000, 1, &speech), &wish).await;
+    eventually("a model at work", async || {
+        let workers = workers::list(&harness.database.pool).await.unwrap();
+        let task = harness.task(job, Stage::Transcribe).await;
+        (task.status == TaskStatus::Running && !workers[0].loaded_models.is_empty()).then_some(())
+    })
+    .await;
+    let cancelled_at = Instant::now();
+    cancel(&harness, job).await;
+    let ended = harness.end_of(job).await;
+    assert_eq!(ended.status, JobStatus::Cancelled);
+    let took = cancelled_at.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
     worker.stop().await;
 }
 

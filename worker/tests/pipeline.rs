@@ -1,10 +1,8 @@
 //! From upload to transcript.
 
-use std::path::{Path, PathBuf};
-
 use dalston_schema::{JobStatus, Stage};
 
-use crate::harness::{Harness, eventually, sleeping, utterance, wav, whisper};
+use crate::harness::{Harness, dialogue, eventually, sleeping, utterance, wav, whisper};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_utterance_becomes_a_transcript_with_words() {
@@ -42,11 +40,13 @@ async fn dialogues_transcribed_side_by_side_keep_their_words_apart() {
     let harness = Harness::new().await;
     let worker = harness.run(harness.config());
     let mut jobs = Vec::new();
-    for name in ["dlg01", "dlg03"] {
+    // The word error rates of the reference implementation with these weights (models/whisper-nano/golden).
+    for (name, reference_rate) in [("dlg01", 0.09), ("dlg03", 0.2)] {
         let file = dialogue(&format!("{name}.wav"));
-        jobs.push((name, harness.submit(&file, &whisper(false)).await));
+        let job = harness.submit(&file, &whisper(false)).await;
+        jobs.push((name, reference_rate, job));
     }
-    for (name, job) in jobs {
+    for (name, reference_rate, job) in jobs {
         let transcript = harness.transcript(job).await;
         let reference: serde_json::Value =
             serde_json::from_slice(&std::fs::read(dialogue(&format!("{name}.json"))).unwrap())
@@ -54,7 +54,7 @@ async fn dialogues_transcribed_side_by_side_keep_their_words_apart() {
         let expected = words(reference["text"].as_str().unwrap());
         let errors = edit_distance(&words(&transcript.text), &expected);
         let rate = errors as f64 / expected.len() as f64;
-        assert!(rate < 0.1, "{name}: word error rate {rate:.3}");
+        assert!(rate <= reference_rate, "{name}: word error rate {rate:.3}");
         assert_eq!(transcript.metadata.pipeline_warnings, [""; 0], "{name}");
         let duration = transcript.metadata.audio_duration;
         assert!(
@@ -65,10 +65,6 @@ async fn dialogues_transcribed_side_by_side_keep_their_words_apart() {
         );
     }
     worker.stop().await;
-}
-
-fn dialogue(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/audio/dialogues/{file}"))
 }
 
 fn words(text: &str) -> Vec<String> {

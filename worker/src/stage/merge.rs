@@ -8,6 +8,7 @@ use dalston_schema::task::{FinishedTask, TaskStatus, TranscribeResponse};
 use super::{TaskContext, answer, prepared, response};
 use crate::assemble::{Parts, assemble};
 use crate::failure::{StageError, StageResult};
+use crate::outage::wait_out;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let finished = context.finished().await?;
@@ -21,10 +22,12 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     }
     let mut stages: Vec<Stage> = completed(&finished).map(|task| task.stage).collect();
     stages.push(Stage::Merge);
+    let pool = &context.environment.pool;
+    let completed_at = wait_out(context.stop, || db::now(pool)).await?;
     let transcript = assemble(Parts {
         job_id: context.job.id,
         created_at: context.job.created_at,
-        completed_at: db::now(&context.environment.pool).await?,
+        completed_at,
         parameters: &context.job.parameters,
         prepare: &prepare,
         transcriptions,

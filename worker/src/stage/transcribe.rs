@@ -199,7 +199,7 @@ fn response(
         ));
     }
     TranscribeResponse {
-        text: transcription.text.trim().to_owned(),
+        text: clean(&transcription.text),
         segments,
         language: transcription.language,
         language_confidence: transcription.language_probability.map(plain),
@@ -249,7 +249,7 @@ fn segment(found: &dalston_engines::Segment, with_words: bool) -> Segment {
     Segment {
         start: found.start,
         end: found.end,
-        text: found.text.trim().to_owned(),
+        text: clean(&found.text),
         words: (with_words && !words.is_empty()).then_some(words),
         tokens: Some(found.tokens.iter().map(|&token| token.into()).collect()),
         temperature: Some(plain(found.temperature)),
@@ -263,13 +263,18 @@ fn segment(found: &dalston_engines::Segment, with_words: bool) -> Segment {
 
 fn word(found: &dalston_engines::Word) -> Word {
     Word {
-        text: found.text.trim().to_owned(),
+        text: clean(&found.text),
         start: found.start,
         end: found.end,
         confidence: Some(plain(found.probability)),
         alignment_method: Some("attention".to_owned()),
         ..Word::default()
     }
+}
+
+/// Text without spaces around it, and without NUL characters, which PostgreSQL does not store.
+fn clean(text: &str) -> String {
+    text.trim().replace('\0', "")
 }
 
 /// The geometric mean of the tokens' probabilities, 0–1; `None` without tokens.
