@@ -10,8 +10,9 @@
 //!   .locks/  .staging/  .downloads/  .aside/    work in progress; safe to delete when nothing runs
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::Utc;
 use dalston_schema::catalogue::{self, Entry};
@@ -83,6 +84,8 @@ impl std::fmt::Debug for Transfer {
 #[derive(Clone, Debug)]
 pub struct ModelStore {
     root: Arc<PathBuf>,
+    /// Folders whose fault has been logged: workers list every few seconds.
+    told: Arc<Mutex<BTreeSet<ModelId>>>,
 }
 
 impl ModelStore {
@@ -95,6 +98,7 @@ impl ModelStore {
         std::fs::create_dir_all(&root).map_err(ModelStoreError::io("creating", &root))?;
         Ok(Self {
             root: Arc::new(root),
+            told: Arc::default(),
         })
     }
 
@@ -104,7 +108,7 @@ impl ModelStore {
         &self.root
     }
 
-    /// Every model here, in order of id. A folder that cannot be read is left out and logged.
+    /// Every model here, in order of id. A folder that cannot be read is left out and logged once.
     ///
     /// # Errors
     /// [`ModelStoreError::Io`] when the store's folder cannot be read.
@@ -125,7 +129,12 @@ impl ModelStore {
                 };
                 match InstalledModel::read(&entry.path(), &id) {
                     Ok(model) => models.push(model),
-                    Err(error) => tracing::warn!(model = %id, %error, "{id} is left out"),
+                    Err(error) => {
+                        let mut told = store.told.lock().unwrap_or_else(PoisonError::into_inner);
+                        if told.insert(id.clone()) {
+                            tracing::warn!(model = %id, %error, "{id} is left out");
+                        }
+                    }
                 }
             }
             models.sort_by(|a, b| a.id().cmp(b.id()));
