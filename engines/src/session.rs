@@ -124,8 +124,19 @@ impl RunGuard {
     /// A guard that is not stopped.
     ///
     /// # Errors
-    /// [`EngineError::Graph`] when ONNX Runtime cannot allocate it.
+    /// [`EngineError::Graph`] when ONNX Runtime is not loaded or cannot allocate it.
     pub fn new() -> Result<Self> {
+        // Without a library `ort` panics instead of answering.
+        if LOADED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+        {
+            return Err(EngineError::graph(
+                "preparing a model call",
+                "ONNX Runtime is not loaded",
+            ));
+        }
         let options = RunOptions::new()
             .map_err(|error| EngineError::graph("preparing a model call", error))?;
         Ok(Self {
@@ -209,7 +220,7 @@ impl Runtime {
             Device::Auto => match runtime.probe_cuda() {
                 Ok(()) => runtime.device = Device::Cuda,
                 Err(message) => {
-                    tracing::debug!(%message, "CUDA is not available, running on the CPU")
+                    tracing::debug!(%message, "CUDA is not available, running on the CPU");
                 }
             },
         }

@@ -298,3 +298,6 @@ fn answer_finished<M: BatchTranscriber>(model: &M, active: &mut Vec<Active<M::Jo
         drop(request.reply.send(answer));
     }
 }
+
+#[cfg(test)]
+mod tests;

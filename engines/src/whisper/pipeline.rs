@@ -19,7 +19,7 @@ use crate::whisper::decoding::{DecodeJob, FallbackPolicy, decode_with_fallback};
 use crate::whisper::language::{Detected, detect_language};
 use crate::whisper::longform::{Walk, Window, WindowShape};
 use crate::whisper::prompt::{Prompt, Rules};
-use crate::whisper::timing::align_words;
+use crate::whisper::timing::{TextAttention, align_words};
 use crate::whisper::tokenizer::Tokenizer;
 use decoded::Decoded;
 
@@ -303,10 +303,12 @@ impl<B: Backend> Whisper<B> {
                 language.unwrap_or(ENGLISH),
                 &tokens,
                 &logprobs,
-                attention[0].view(),
-                n_before,
-                pick.window.n_frames,
-                self.folder.median_filter_width,
+                &TextAttention {
+                    weights: attention[0].view(),
+                    n_before,
+                    n_frames: pick.window.n_frames,
+                    median_filter_width: self.folder.median_filter_width,
+                },
             );
         }
         Ok(())

@@ -130,25 +130,37 @@ fn dynamic_time_warping(cost: &Array2<f32>) -> Vec<usize> {
     }
 }
 
-/// Groups the text tokens of a window into timed words. `attention` is `[n_heads, n_rows, n_audio_ctx]` for a sequence of
-/// `n_before` tokens, the text tokens and the end token; row `t` is attention paid to predict token `t + 1`.
+/// Cross-attention of a window's text, `weights` being `[n_heads, n_rows, n_audio_ctx]` for a sequence of `n_before` tokens,
+/// the text tokens and the end token; row `t` is the attention paid to predict token `t + 1`.
+pub(crate) struct TextAttention<'a> {
+    pub weights: ArrayView3<'a, f32>,
+    pub n_before: usize,
+    /// Mel frames of the window that hold audio.
+    pub n_frames: usize,
+    pub median_filter_width: usize,
+}
+
+/// Groups the text tokens of a window, given with their log-probabilities, into timed words.
 pub(crate) fn align_words(
     tokenizer: &Tokenizer,
     language: &str,
     text_tokens: &[u32],
     logprobs: &[f32],
-    attention: ArrayView3<'_, f32>,
-    n_before: usize,
-    n_frames: usize,
-    median_filter_width: usize,
+    attention: &TextAttention<'_>,
 ) -> Vec<WordTiming> {
+    let TextAttention {
+        weights,
+        n_before,
+        n_frames,
+        median_filter_width,
+    } = *attention;
     if text_tokens.is_empty() {
         return Vec::new();
     }
     let rows = n_before - 1..n_before + text_tokens.len();
-    let n_columns = n_frames.div_ceil(2).clamp(1, attention.len_of(Axis(2)));
+    let n_columns = n_frames.div_ceil(2).clamp(1, weights.len_of(Axis(2)));
     let times = token_times(
-        attention.slice(s![.., rows, ..n_columns]),
+        weights.slice(s![.., rows, ..n_columns]),
         median_filter_width,
     );
     let mut words = Vec::new();
@@ -217,7 +229,7 @@ fn merge_punctuation(words: Vec<WordTiming>) -> Vec<WordTiming> {
     for word in words {
         match merged.last_mut() {
             Some(last) if !word.text.starts_with(' ') && is_mark(&word.text, APPENDED) => {
-                absorb(last, word)
+                absorb(last, word);
             }
             // A mark that opens (" (") waits for the word it opens.
             Some(last) if last.text.starts_with(' ') && is_mark(&last.text, PREPENDED) => {

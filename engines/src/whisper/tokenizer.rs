@@ -338,7 +338,7 @@ mod tests {
     fn text_is_cut_as_the_original_pattern_cuts_it() {
         let pattern = Regex::new(PATTERN).unwrap();
         let check = |text: &str, expected: &[&str]| {
-            assert_eq!(pieces(&pattern, text), expected, "{text:?}")
+            assert_eq!(pieces(&pattern, text), expected, "{text:?}");
         };
         check("Hello  world", &["Hello", " ", " world"]);
         check("it's 42%!", &["it", "'s", " 42", "%!"]);

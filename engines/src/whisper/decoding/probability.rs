@@ -12,7 +12,7 @@ fn exp_negative(x: f32) -> f32 {
     // Taylor series of 2^f on -0.5..0.5.
     const C: [f32; 7] = [
         1.0,
-        0.693_147_2,
+        std::f32::consts::LN_2,
         0.240_226_5,
         0.055_504_11,
         0.009_618_13,
