@@ -1,6 +1,6 @@
 //! The configuration of every command, read once from the environment and the command line, checked before anything starts.
 //!
-//! [`SETTINGS`] is the list: name, kind, default and meaning. The code below it takes values from [`Config`], never from
+//! [`GROUPS`] is the list: name, kind, default and meaning. The code below it takes values from [`Config`], never from
 //! the environment.
 
 mod kind;
@@ -9,8 +9,8 @@ mod show;
 mod values;
 
 pub use kind::Kind;
-pub use settings::{SETTINGS, Setting};
-pub use show::{json, table};
+pub use settings::{GROUPS, Group, Setting};
+pub use show::{json, markdown, table};
 pub use values::{ConfigError, Origin, Values};
 
 use std::net::IpAddr;
@@ -66,7 +66,7 @@ pub struct S3 {
     pub secret_access_key: Option<SecretString>,
 }
 
-/// Everything a command may need. Field by field as [`SETTINGS`] documents it.
+/// Everything a command may need. Field by field as [`GROUPS`] documents it.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Address the API listens on.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::settings::{GROUPS, Setting};
 use super::values::Values;
 
 /// A table of name, value, who set it and what it means.
@@ -37,6 +38,37 @@ pub fn json(values: &Values) -> Value {
             })
         })
         .collect()
+}
+
+/// The reference page of all settings, `docs/configuration.md`.
+pub fn markdown() -> String {
+    let mut page = "# Configuration\n\nEvery setting is an environment variable; some have an option on the command line, which wins. \
+         `dalston config` prints the effective\nvalues and who set each. A wrong value stops the start with the variable's \
+         name and what it may be; a blank one counts as not set.\nThis page is printed by `dalston config --markdown`.\n"
+        .to_owned();
+    for group in GROUPS {
+        page.push_str(&format!(
+            "\n## {}\n\n| Variable | Default | Value | Meaning |\n|---|---|---|---|\n",
+            group.title
+        ));
+        page.extend(group.settings.iter().map(markdown_row));
+    }
+    page
+}
+
+fn markdown_row(setting: &Setting) -> String {
+    let default = if setting.default.is_empty() {
+        String::new()
+    } else {
+        format!("`{}`", setting.default)
+    };
+    let secret = if setting.secret { " (secret)" } else { "" };
+    format!(
+        "| `{}` | {default} | {}{secret} | {} |\n",
+        setting.name,
+        setting.kind.allowed(),
+        setting.meaning
+    )
 }
 
 #[cfg(test)]
@@ -94,5 +126,15 @@ mod tests {
             .unwrap();
         assert_eq!(row["value"], Value::Null);
         assert_eq!(row["set_by"], "default");
+    }
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            page == markdown(),
+            "docs/configuration.md differs from the settings: target/debug/dalston config --markdown > docs/configuration.md"
+        );
     }
 }

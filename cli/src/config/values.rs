@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::kind::flag;
-use super::settings::{SETTINGS, Setting};
+use super::settings::{self, Setting};
 
 /// Who set a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +79,8 @@ impl Values {
         flags: &[(&'static str, String)],
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Values, ConfigError> {
-        let mut entries = Vec::with_capacity(SETTINGS.len());
-        for setting in SETTINGS {
+        let mut entries = Vec::new();
+        for setting in settings::all() {
             let flag = flags
                 .iter()
                 .find(|(name, _)| *name == setting.name)
