@@ -50,24 +50,31 @@ class Product:
         return self
 
     def start(self, command=(str(BINARY), "serve"), timeout=120):
-        """Starts and returns when /health answers."""
+        """Starts and returns when the API answers and the start is announced."""
+        announced = self.announcements()
         started = time.monotonic()
+        self.start_seconds = None
         with open(self.log, "ab") as log:
             # A group of its own, so that a signal to the command's group is ours to send.
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        break
-            except OSError:
-                pass
+        while self.start_seconds is None or self.announcements() == announced:
+            if self.start_seconds is None and self.is_healthy():
+                self.start_seconds = time.monotonic() - started
             if self.process.poll() is not None:
                 raise SystemExit(f"dalston serve ended with {self.process.returncode}:\n{self.output()}")
             if time.monotonic() - started > timeout:
-                raise SystemExit(f"no healthy answer within {timeout} s:\n{self.output()}")
+                raise SystemExit(f"not ready within {timeout} s:\n{self.output()}")
             time.sleep(0.02)
-        self.start_seconds = time.monotonic() - started
+
+    def is_healthy(self):
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def announcements(self):
+        return self.output().count("Dalston is ready on") if self.log.exists() else 0
 
     def output(self):
         return self.log.read_text(errors="replace")

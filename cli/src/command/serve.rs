@@ -95,12 +95,13 @@ async fn announce(
         }
     }
     private_file::write(&address_file(&config.data_dir), address)?;
+    let key = key.map_or_else(String::new, |key| {
+        format!("\nAdmin key (shown once): {}", key.expose_secret())
+    });
+    // One write: whoever sees the first line has the second, too.
     print::line(format!(
-        "Dalston is ready on {address}   API documentation: {address}/docs"
+        "Dalston is ready on {address}   API documentation: {address}/docs{key}"
     ));
-    if let Some(key) = key {
-        print::line(format!("Admin key (shown once): {}", key.expose_secret()));
-    }
     Ok(())
 }
 
