@@ -62,7 +62,7 @@ impl ModelFolder {
     /// Reads a folder and chooses graphs for a device.
     ///
     /// # Errors
-    /// [`EngineError::ModelFileMissing`] naming the file, [`EngineError::ModelInvalid`] for files that contradict
+    /// [`crate::EngineError::ModelFileMissing`] naming the file, [`crate::EngineError::ModelInvalid`] for files that contradict
     /// themselves.
     pub fn read(path: &Path, precision: Precision, device: Device) -> Result<Self> {
         let config = Json::required(path, "config.json")?;
