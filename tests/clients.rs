@@ -89,7 +89,7 @@ async fn the_command_line_transcribes_and_exports() {
 async fn the_command_line_says_by_its_exit_code_what_went_wrong() {
     let product = Product::start().await;
     let (code, _, errors) = run(dalston(&product, &["transcribe", "no-such-file.wav"])).await;
-    assert_eq!(code, 1, "{errors}");
+    assert_eq!(code, 2, "{errors}");
     assert!(errors.contains("no-such-file.wav"), "{errors}");
     let (code, _, _) = run(dalston(&product, &["transcribe", "--no-such-flag"])).await;
     assert_eq!(code, 2);

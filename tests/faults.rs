@@ -255,7 +255,7 @@ async fn cancelling_against_completion_ends_every_job_exactly_once() {
             )
             .send();
         if index % 2 == 0 {
-            product.wait_running(&job, "transcribe").await;
+            product.wait_for(&job, &["running", "completed"]).await;
         }
         let answer = cancel.await.unwrap();
         assert!(
@@ -303,6 +303,7 @@ async fn cancelling_reaches_a_running_task_within_a_second() {
 #[tokio::test]
 async fn a_task_on_which_every_worker_dies_ends_with_the_reason() {
     let mut product = Product::start().await;
+    product.start_worker().await;
     let job = product.submit_load("abort=yes").await;
     let healthy = product.submit_load("seconds=0").await;
     let ended = eventually("the poisonous job to be given up", async || {
@@ -326,7 +327,6 @@ async fn a_task_on_which_every_worker_dies_ends_with_the_reason() {
         "the error names the cause: {error}"
     );
 
-    product.start_worker().await;
     product.wait_completed(&healthy).await;
     product.assert_consistent().await;
 }
@@ -381,6 +381,9 @@ async fn a_full_disk_refuses_uploads_and_delays_running_jobs_but_loses_none() {
     let full: Vec<(&str, &str)> = full.iter().map(|(n, v)| (*n, v.as_str())).collect();
     assert!(product.api.take().unwrap().stop().await.success());
     product.start_api_with(&full).await;
+    // The worker is held still until the disk is full.
+    let worker = product.start_worker_with(&full).await;
+    product.workers[worker].signal(libc::SIGSTOP);
     let accepted = product.submit_load("seconds=0").await;
 
     std::fs::write(&flag, "").unwrap();
@@ -394,7 +397,7 @@ async fn a_full_disk_refuses_uploads_and_delays_running_jobs_but_loses_none() {
     assert_eq!(count(&product, "select count(*) from jobs").await, 1);
 
     // A worker meets the same full disk when it stores prepared audio: an attempt fails, the job lives.
-    product.start_worker_with(&full).await;
+    product.workers[worker].signal(libc::SIGCONT);
     eventually("an attempt to fail on the full disk", async || {
         (retries(&product, &accepted, "prepare").await > 0).then_some(())
     })
@@ -407,6 +410,7 @@ async fn a_full_disk_refuses_uploads_and_delays_running_jobs_but_loses_none() {
 #[tokio::test]
 async fn workers_started_and_killed_at_random_finish_every_job() {
     let mut product = Product::start().await;
+    product.start_worker().await;
     let mut jobs = Vec::new();
     for index in 0..24 {
         jobs.push(
@@ -416,7 +420,6 @@ async fn workers_started_and_killed_at_random_finish_every_job() {
         );
     }
     for round in 0..5 {
-        product.start_worker().await;
         product.start_worker().await;
         let victim = product.workers.remove(0);
         if round % 2 == 0 {

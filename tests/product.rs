@@ -482,12 +482,12 @@ impl Product {
             ),
             (
                 "tasks that are not final although their job is",
-                "select task_id::text from task_overview
-                   where status not in ('completed', 'failed', 'skipped', 'cancelled')",
+                "select id::text from task_overview
+                   where state not in ('completed', 'failed', 'skipped', 'cancelled')",
             ),
             (
-                "tasks completed twice",
-                "select job_id::text from job_log where type = 'completed' group by job_id having count(*) > 1",
+                "jobs completed twice",
+                "select job_id::text from job_log where type = 'job.completed' group by job_id having count(*) > 1",
             ),
         ] {
             let rows: Vec<String> = sqlx::query_scalar(query)
