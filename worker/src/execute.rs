@@ -132,7 +132,9 @@ async fn wind_down<T>(
 }
 
 fn time_limit(audio_seconds: f64) -> Duration {
-    Duration::from_secs_f64((audio_seconds * LIMIT_PER_AUDIO_SECOND).clamp(0.0, 1e6))
+    // A length that is no number gets the shortest limit.
+    Duration::try_from_secs_f64(audio_seconds * LIMIT_PER_AUDIO_SECOND)
+        .unwrap_or(SHORTEST_LIMIT)
         .max(SHORTEST_LIMIT)
 }
 
