@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,7 +79,7 @@ fn create(
         fs::remove_dir_all(&new)
             .map_err(PostgresError::io(format!("removing {}", new.display())))?;
     }
-    let mut made = initdb(directory, &new, binaries, account, durability, "C.UTF-8");
+    let mut made = initdb(directory, &new, binaries, account, "C.UTF-8");
     if made
         .as_ref()
         .is_err_and(|error| error.to_string().contains("locale"))
@@ -86,12 +87,32 @@ fn create(
         // Systems without C.UTF-8: plain C differs only in the case rules of letters beyond ASCII.
         fs::remove_dir_all(&new)
             .map_err(PostgresError::io(format!("removing {}", new.display())))?;
-        made = initdb(directory, &new, binaries, account, durability, "C");
+        made = initdb(directory, &new, binaries, account, "C");
     }
     made?;
     create_database(directory, binaries, account)?;
+    // Before the rename: a cluster that has its name is whole, whatever happens to the machine.
+    if durability == Durability::Full {
+        sync_file_system(directory)?;
+    }
     fs::rename(&new, data(directory))
         .map_err(PostgresError::io(format!("renaming {}", new.display())))
+}
+
+/// Writes everything the file system of `directory` holds back to disk: one call instead of one for each of the thousand
+/// files of a new cluster.
+fn sync_file_system(directory: &Path) -> Result<(), PostgresError> {
+    let shown = directory.display();
+    let folder =
+        fs::File::open(directory).map_err(PostgresError::io(format!("opening {shown}")))?;
+    // SAFETY: a system call on a descriptor that is open for its duration.
+    if unsafe { libc::syncfs(folder.as_raw_fd()) } == -1 {
+        return Err(PostgresError::Io {
+            what: format!("syncing {shown}"),
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    Ok(())
 }
 
 fn initdb(
@@ -99,7 +120,6 @@ fn initdb(
     new: &Path,
     binaries: &Binaries,
     account: &Account,
-    durability: Durability,
     locale: &str,
 ) -> Result<(), PostgresError> {
     own_folder(new, account)?;
@@ -114,11 +134,10 @@ fn initdb(
             "--auth=peer",
             "--encoding=UTF8",
             "--no-instructions",
+            // All of it goes to disk at once, in `create`.
+            "--no-sync",
         ])
         .arg(format!("--locale={locale}"));
-    if durability == Durability::None {
-        command.arg("--no-sync");
-    }
     run("initdb", command, "")
 }
 
@@ -131,7 +150,7 @@ fn create_database(
     let launch = Launch::new(directory, account)?;
     let mut command = launch.command(&binaries.directory.join("postgres"));
     command
-        .args(["--single", "-j", "-D"])
+        .args(["--single", "-F", "-j", "-D"])
         .arg(launch.inside("data.new"))
         .arg("postgres");
     run(
