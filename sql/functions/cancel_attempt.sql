@@ -5,6 +5,6 @@ language plpgsql
 as $$
 begin
   update tasks set state = 6, completed_at = p_now, worker_id = null, lease_expires_at = null where id = p_task;
-  perform settle_tasks('{}', array[p_job], p_now);
+  perform settle_tasks('{}', '{}', array[p_job], p_now);
 end
 $$;

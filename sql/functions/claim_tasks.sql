@@ -5,8 +5,13 @@
 --
 -- It never waits for a lock: rows that others hold are passed over. The candidates are the first few of each
 -- capability, found without locks by one short index scan each, so the cost does not grow with the queue; more than
--- needed are fetched because other workers see the same ones. The limit is applied while locking, never through
--- `in (select … limit)`, which a nested loop may evaluate more than once.
+-- needed are fetched because other workers see the same ones. They are locked one after the other until there are
+-- enough: never through `in (select … limit)`, which a nested loop may evaluate more than once.
+--
+-- The settings keep the planner to the one plan that is right at any depth: index scans in nested loops. With
+-- statistics that lag behind (a queue fills and drains within minutes) it would now and then read the whole table.
+-- For the same reason `state::int = 1` stands where the row is fetched by its id: it keeps the index of all ready tasks
+-- out of that step.
 create or replace function claim_tasks(
   p_worker uuid, p_capabilities int[], p_loaded boolean[], p_limit int, p_lease_seconds double precision
 ) returns table (
@@ -14,11 +19,16 @@ create or replace function claim_tasks(
   request jsonb
 )
 language plpgsql rows 10
+set jit = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := dalston_now();
-  v_fetch int := p_limit * 8;
+  v_fetch int := p_limit * 4 + 16;
   v_tasks uuid[];
   v_unstarted uuid[];
   v_started uuid[];
@@ -32,11 +42,12 @@ begin
         order by r.priority, r.fair_key, r.id limit v_fetch) t
      order by t.priority, must_load, t.fair_key, t.id limit v_fetch
   ), locked as (
-    select t.id, case when t.starts_job then t.job_id end as unstarted_job
-      from candidate c join tasks t on t.id = c.id
-     where t.state = 1
-     order by c.priority, c.must_load, c.fair_key, c.id limit p_limit
-       for update of t skip locked
+    select l.id, l.unstarted_job
+      from candidate c  -- comes in the order it was made in
+     cross join lateral (
+       select t.id, case when t.starts_job then t.job_id end as unstarted_job from tasks t
+        where t.id = c.id and t.state::int = 1 for update skip locked) l
+     limit p_limit
   )
   select array_agg(locked.id), array_remove(array_agg(distinct unstarted_job), null) into v_tasks, v_unstarted from locked;
   if v_tasks is null then

@@ -9,7 +9,7 @@ declare
   v_settled record;
 begin
   ready := '{}';
-  select t.id, t.job_id, t.required, t.name, k.stage into v_task
+  select t.id, t.job_id, t.required, t.ends_job, t.name, k.stage into v_task
     from tasks t join capabilities k on k.id = t.capability_id where t.id = p_task;
   jobs := array[v_task.job_id];
   update task_payloads set error = p_error where task_id = p_task;
@@ -22,7 +22,7 @@ begin
           jsonb_build_object('task_id', p_task, 'stage', v_task.stage, 'name', v_task.name, 'error', p_error));
 
   if not v_task.required then
-    v_settled := settle_tasks(array[p_task], jobs, p_now);
+    v_settled := settle_tasks(array[p_task], case when v_task.ends_job then array[p_task] else '{}' end, '{}', p_now);
     ready := v_settled.ready;
     return;
   end if;

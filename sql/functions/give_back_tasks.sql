@@ -33,7 +33,7 @@ begin
   select coalesce(array_agg(a.id = any(coalesce(v_done, '{}')) order by a.n), '{}') into done
     from unnest(p_tasks) with ordinality as a (id, n);
 
-  perform settle_tasks('{}', jobs, v_now);
+  perform settle_tasks('{}', '{}', jobs, v_now);
   if v_capped is not null then
     ready := ready || promote_held(v_capped, v_now);
   end if;

@@ -1,50 +1,57 @@
 -- settle_tasks: what follows when tasks have just been completed or skipped: releases their dependants by counting
--- down, closes jobs whose last end is reached, and finishes cancellations that waited for them. Answers the
--- capabilities that became ready and the jobs that changed state. Called by complete_tasks, fail_task, give_back_task
--- and rescue_tasks, which hold the jobs' rows.
+-- down, closes jobs whose last end is reached (p_ends: those of the tasks that end their jobs), and finishes
+-- cancellations (p_cancelling: jobs being cancelled) that waited for them. Answers the capabilities that became ready
+-- and the jobs that changed state. Called by complete_tasks, end_task, give_back_tasks and cancel_attempt, whose callers
+-- hold the jobs' rows.
 create or replace function settle_tasks(
-  p_tasks uuid[], p_jobs uuid[], p_now timestamptz, out ready int[], out changed uuid[]
+  p_tasks uuid[], p_ends uuid[], p_cancelling uuid[], p_now timestamptz, out ready int[], out changed uuid[]
 )
 language plpgsql
 as $$
 declare
   v_cancelled uuid[];
 begin
-  with released as materialized (
-    select child_id, count(*)::int as met from task_edges where parent_id = any(p_tasks) group by child_id
-  ), freed as (
-    update tasks t
-       set unmet = t.unmet - r.met,
-           state = case when t.unmet > r.met then 0 when t.capped then 8 else 1 end,
-           ready_at = case when t.unmet > r.met then null else p_now end
-      from released r where t.id = r.child_id and t.state = 0
-    returning t.state, t.capability_id
-  )
-  select array_agg(distinct capability_id) filter (where state = 1) into ready from freed;
+  if p_tasks <> '{}' then
+    with released as materialized (
+      select child_id, count(*)::int as met from task_edges where parent_id = any(p_tasks) group by child_id
+    ), freed as (
+      update tasks t
+         set unmet = t.unmet - r.met,
+             state = case when t.unmet > r.met then 0 when t.capped then 8 else 1 end,
+             ready_at = case when t.unmet > r.met then null else p_now end
+        from released r where t.id = r.child_id and t.state::int = 0
+      returning t.state, t.capability_id
+    )
+    select array_agg(distinct capability_id) filter (where state = 1) into ready from freed;
+  end if;
 
-  with ended as (
-    select job_id, count(*)::int as ends from tasks where id = any(p_tasks) and ends_job group by job_id
-  ), closed as (
-    update jobs j
-       set open_ends = j.open_ends - e.ends,
-           status = case when j.status = 'running' and j.open_ends = e.ends then 'completed' else j.status end,
-           completed_at = case when j.status = 'running' and j.open_ends = e.ends then p_now end,
-           purge_after = case when j.status = 'running' and j.open_ends = e.ends and j.retention_days >= 0
-                              then p_now + make_interval(days => j.retention_days) end
-      from ended e where j.id = e.job_id
-    returning j.id, j.completed_at
-  )
-  select array_agg(id) filter (where completed_at is not null) into changed from closed;
+  if p_ends <> '{}' then
+    with ended as materialized (
+      select job_id, count(*)::int as ends from tasks where id = any(p_ends) group by job_id
+    ), closed as (
+      update jobs j
+         set open_ends = j.open_ends - e.ends,
+             status = case when j.status = 'running' and j.open_ends = e.ends then 'completed' else j.status end,
+             completed_at = case when j.status = 'running' and j.open_ends = e.ends then p_now end,
+             purge_after = case when j.status = 'running' and j.open_ends = e.ends and j.retention_days >= 0
+                                then p_now + make_interval(days => j.retention_days) end
+        from ended e where j.id = e.job_id
+      returning j.id, j.completed_at
+    )
+    select array_agg(id) filter (where completed_at is not null) into changed from closed;
+  end if;
 
-  with cancelled as (
-    update jobs j
-       set status = 'cancelled', completed_at = p_now,
-           purge_after = case when j.retention_days >= 0 then p_now + make_interval(days => j.retention_days) end
-     where j.id = any(p_jobs) and j.status = 'cancelling'
-       and not exists (select from tasks t where t.job_id = j.id and t.state = 2)
-    returning j.id
-  )
-  select array_agg(id) into v_cancelled from cancelled;
+  if p_cancelling <> '{}' then
+    with cancelled as (
+      update jobs j
+         set status = 'cancelled', completed_at = p_now,
+             purge_after = case when j.retention_days >= 0 then p_now + make_interval(days => j.retention_days) end
+       where j.id = any(p_cancelling) and j.status = 'cancelling'
+         and not exists (select from tasks t where t.job_id = j.id and t.worker_id is not null)
+      returning j.id
+    )
+    select array_agg(id) into v_cancelled from cancelled;
+  end if;
 
   ready := coalesce(ready, '{}');
   changed := coalesce(changed, '{}') || coalesce(v_cancelled, '{}');
