@@ -26,7 +26,7 @@ VENV = ROOT / ".venv"
 OLDEST_POSTGRES = 15
 ONNXRUNTIME = "1.31.1"
 # What goes into .venv: the OpenAI client that the suite drives the product with, and a reader for compose.yaml.
-REQUIREMENTS = ["openai==3.52.0", "pyyaml==6.0.3"]
+REQUIREMENTS = ["openai==3.52.0", "pyyaml==6.0.3", "moto[server]==5.2.5"]
 
 # Wheels by package and machine: the requirement, and the SHA-256 of the file that must come.
 WHEELS = {

@@ -12,3 +12,4 @@ mod boundaries;
 mod clients;
 mod faults;
 mod product;
+mod s3;

@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// The server that tests share; each has a database of its own on it.
-    fn shared() -> &'static Self {
+    pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| {
             // The server dies with the thread that started it, which must therefore outlive every test.
@@ -134,13 +134,13 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(
+    /// The binary under test with these arguments and only these settings.
+    fn dalston(
         name: &str,
         arguments: &[&str],
         environment: &BTreeMap<String, String>,
         log: &Path,
     ) -> Self {
-        let log_file = File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(binary());
         command
             .args(arguments)
@@ -151,7 +151,14 @@ impl Process {
                     .filter_map(|name| Some((name, std::env::var(name).ok()?))),
             )
             .envs(environment)
-            .current_dir(repository())
+            .current_dir(repository());
+        Self::spawn(name, command, log)
+    }
+
+    /// Starts a program whose output goes to a file.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> Self {
+        let log_file = File::options().create(true).append(true).open(log).unwrap();
+        command
             .stdin(Stdio::null())
             .stdout(log_file.try_clone().unwrap())
             .stderr(log_file);
@@ -314,7 +321,7 @@ impl Product {
             .folder
             .path()
             .join(format!("{}.log", name.replace(' ', "-")));
-        Process::spawn(&name, arguments, &environment, &log)
+        Process::dalston(&name, arguments, &environment, &log)
     }
 
     /// Migrates (the first time) and starts the API, and waits until it answers.

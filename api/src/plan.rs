@@ -10,6 +10,9 @@ use serde::Serialize;
 
 /// Attempts a task gets in all.
 const MAX_ATTEMPTS: i32 = 3;
+/// The same for `prepare`. Audio that cannot be decoded fails it at once; what is retried is a store that is full or
+/// away, and with the backoff between them these attempts wait five to ten minutes for somebody to make room.
+const PREPARE_ATTEMPTS: i32 = 10;
 /// Beams of the transcriber's search, as the reference implementation's command line uses.
 const BEAM_SIZE: u32 = 5;
 
@@ -173,7 +176,10 @@ fn task(
         model,
         needs,
         required: true,
-        max_attempts: MAX_ATTEMPTS,
+        max_attempts: match stage {
+            Stage::Prepare => PREPARE_ATTEMPTS,
+            Stage::Transcribe | Stage::Align | Stage::Diarize | Stage::Merge => MAX_ATTEMPTS,
+        },
         chosen_because,
         // Requests are plain structs of numbers and texts, which always have a JSON form.
         request: serde_json::to_value(request).unwrap_or_default(),
