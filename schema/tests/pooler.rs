@@ -1,4 +1,4 @@
-//! Everything but LISTEN through PgBouncer in transaction mode, where consecutive statements of one client may reach
+//! Everything but LISTEN through `PgBouncer` in transaction mode, where consecutive statements of one client may reach
 //! different server connections.
 
 use std::path::PathBuf;

@@ -108,10 +108,9 @@ impl World {
                     tasks::complete(&self.pool, task.lease(), &completion),
                 );
                 self.note(task.id, task.lease, a?);
-                b.map(|outcome| {
-                    self.note(task.id, task.lease, outcome);
-                    outcome
-                })?
+                let second = b?;
+                self.note(task.id, task.lease, second);
+                second
             }
         };
         Ok(())
@@ -231,7 +230,7 @@ async fn random_concurrent_verbs_leave_every_job_in_a_right_state() {
         .ok()
         .and_then(|seed| seed.parse().ok())
         .unwrap_or_else(rand::random::<u64>);
-    println!("DALSTON_TEST_SEED={seed}");
+    eprintln!("DALSTON_TEST_SEED={seed}");
 
     let TestDatabase { pool, .. } = TestDatabase::create().await;
     let mut tenants = vec![TenantId::DEFAULT];

@@ -129,19 +129,17 @@ pub async fn list(pool: &PgPool, filter: &AuditFilter) -> Result<Vec<AuditEvent>
     } else {
         "and ($9::bigint is null or id < $9) order by id desc limit $10"
     };
-    Ok(
-        statement::rows(sqlx::AssertSqlSafe(format!("{MATCHING} {order}")))
-            .bind(filter.tenant_id)
-            .bind(&filter.resource_type)
-            .bind(&filter.resource_id)
-            .bind(&filter.action)
-            .bind(&filter.actor_id)
-            .bind(&filter.correlation_id)
-            .bind(filter.start_time)
-            .bind(filter.end_time)
-            .bind(filter.after)
-            .bind(filter.limit)
-            .all(pool)
-            .await?,
-    )
+    statement::rows(sqlx::AssertSqlSafe(format!("{MATCHING} {order}")))
+        .bind(filter.tenant_id)
+        .bind(&filter.resource_type)
+        .bind(&filter.resource_id)
+        .bind(&filter.action)
+        .bind(&filter.actor_id)
+        .bind(&filter.correlation_id)
+        .bind(filter.start_time)
+        .bind(filter.end_time)
+        .bind(filter.after)
+        .bind(filter.limit)
+        .all(pool)
+        .await
 }

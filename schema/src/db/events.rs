@@ -42,14 +42,14 @@ pub async fn append(
     event_type: &str,
     body: &Value,
 ) -> Result<i64, DbError> {
-    Ok(statement::values(
+    statement::values(
         "insert into job_log (job_id, at, type, body) values ($1, dalston_now(), $2, $3) returning id",
     )
     .bind(job)
     .bind(event_type)
     .bind(body)
     .one(pool)
-    .await?)
+    .await
 }
 
 /// The events of one job after an id (0 for all), oldest first.
@@ -62,14 +62,14 @@ pub async fn after(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select id, job_id, at, type, body from job_log where job_id = $1 and id > $2 order by id limit $3",
     )
     .bind(job)
     .bind(id)
     .bind(limit)
     .all(pool)
-    .await?)
+    .await
 }
 
 /// The events of many jobs after an id, oldest first: one query for all the streams of a process.
@@ -82,14 +82,14 @@ pub async fn after_many(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select id, job_id, at, type, body from job_log where job_id = any($1) and id > $2 order by id limit $3",
     )
     .bind(jobs)
     .bind(id)
     .bind(limit)
     .all(pool)
-    .await?)
+    .await
 }
 
 /// The newest id in the log; 0 when it is empty.
@@ -97,11 +97,9 @@ pub async fn after_many(
 /// # Errors
 /// Database trouble only.
 pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
-    Ok(
-        statement::values("select coalesce(max(id), 0) from job_log")
-            .one(pool)
-            .await?,
-    )
+    statement::values("select coalesce(max(id), 0) from job_log")
+        .one(pool)
+        .await
 }
 
 /// The newest id in the log of each of these jobs; jobs without any entry are left out. One query for everything a

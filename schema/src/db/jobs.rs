@@ -155,14 +155,14 @@ pub async fn submit(
 /// # Errors
 /// Database trouble only.
 pub async fn get(pool: &PgPool, scope: Scope, job: JobId) -> Result<Option<Job>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select * from job_details where id = $1 and tenant_id = $2 and ($3::uuid is null or created_by_key_id = $3)",
     )
     .bind(job)
     .bind(scope.tenant_id)
     .bind(scope.key_id)
     .optional(pool)
-    .await?)
+    .await
 }
 
 /// Reads one job whoever owns it: for workers and maintenance, never for a client.
@@ -170,10 +170,10 @@ pub async fn get(pool: &PgPool, scope: Scope, job: JobId) -> Result<Option<Job>,
 /// # Errors
 /// Database trouble only.
 pub async fn get_unscoped(pool: &PgPool, job: JobId) -> Result<Option<Job>, DbError> {
-    Ok(statement::rows("select * from job_details where id = $1")
+    statement::rows("select * from job_details where id = $1")
         .bind(job)
         .optional(pool)
-        .await?)
+        .await
 }
 
 /// Reads the jobs of a scope, newest first.
@@ -181,7 +181,7 @@ pub async fn get_unscoped(pool: &PgPool, job: JobId) -> Result<Option<Job>, DbEr
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, scope: Scope, filter: &JobFilter) -> Result<Vec<Job>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select * from job_details
           where tenant_id = $1 and ($2::uuid is null or created_by_key_id = $2)
             and ($3::text is null or status = $3)
@@ -197,7 +197,7 @@ pub async fn list(pool: &PgPool, scope: Scope, filter: &JobFilter) -> Result<Vec
     .bind(filter.after.map(|(_, id)| id))
     .bind(filter.limit)
     .all(pool)
-    .await?)
+    .await
 }
 
 /// The states of many jobs at once, for callers that wait for them; unknown jobs are left out.
@@ -240,11 +240,11 @@ pub async fn rename(
     if !in_scope(pool, scope, job).await? {
         return Ok(None);
     }
-    Ok(statement::values("select rename_job($1, $2)")
+    statement::values("select rename_job($1, $2)")
         .bind(job)
         .bind(display_name)
         .one(pool)
-        .await?)
+        .await
 }
 
 /// Cancels a job: open tasks at once, running ones through their workers' heartbeats.
@@ -354,11 +354,11 @@ pub async fn delete_audio(
 /// # Errors
 /// Database trouble only.
 pub async fn stats(pool: &PgPool, scope: Scope) -> Result<JobStats, DbError> {
-    Ok(statement::rows("select * from job_stats($1, $2)")
+    statement::rows("select * from job_stats($1, $2)")
         .bind(scope.tenant_id)
         .bind(scope.key_id)
         .one(pool)
-        .await?)
+        .await
 }
 
 /// The transcript of a job; `None` before it is completed and after it is purged. Check the scope with [`get`] first.
@@ -384,19 +384,17 @@ pub async fn search(
     query: &str,
     limit: i64,
 ) -> Result<Vec<SearchHit>, DbError> {
-    Ok(statement::rows(
-        "select job_id, display_name, snippet from search_transcripts($1, $2, $3, $4)",
-    )
-    .bind(scope.tenant_id)
-    .bind(scope.key_id)
-    .bind(query)
-    .bind(limit)
-    .all(pool)
-    .await?)
+    statement::rows("select job_id, display_name, snippet from search_transcripts($1, $2, $3, $4)")
+        .bind(scope.tenant_id)
+        .bind(scope.key_id)
+        .bind(query)
+        .bind(limit)
+        .all(pool)
+        .await
 }
 
 async fn in_scope(pool: &PgPool, scope: Scope, job: JobId) -> Result<bool, DbError> {
-    Ok(statement::values(
+    statement::values(
         "select exists (select from jobs
           where id = $1 and tenant_id = $2 and ($3::uuid is null or created_by_key_id = $3))",
     )
@@ -404,7 +402,7 @@ async fn in_scope(pool: &PgPool, scope: Scope, job: JobId) -> Result<bool, DbErr
     .bind(scope.tenant_id)
     .bind(scope.key_id)
     .one(pool)
-    .await?)
+    .await
 }
 
 fn parse_status(name: &str) -> Result<JobStatus, DbError> {

@@ -71,20 +71,18 @@ pub fn hash_key(key: &str) -> String {
 /// # Errors
 /// Database trouble; a hash that exists already is a unique violation.
 pub async fn create(pool: &PgPool, key: &NewApiKey) -> Result<ApiKey, DbError> {
-    Ok(
-        statement::rows("select * from create_api_key($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-            .bind(key.id)
-            .bind(&key.key_hash)
-            .bind(&key.prefix)
-            .bind(&key.name)
-            .bind(key.tenant_id)
-            .bind(&key.scopes)
-            .bind(key.rate_limit)
-            .bind(key.expires_at)
-            .bind(key.created_by)
-            .one(pool)
-            .await?,
-    )
+    statement::rows("select * from create_api_key($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+        .bind(key.id)
+        .bind(&key.key_hash)
+        .bind(&key.prefix)
+        .bind(&key.name)
+        .bind(key.tenant_id)
+        .bind(&key.scopes)
+        .bind(key.rate_limit)
+        .bind(key.expires_at)
+        .bind(key.created_by)
+        .one(pool)
+        .await
 }
 
 /// The valid key with this hash (not revoked, not expired), and notes that it was used, at most once a minute.
@@ -92,10 +90,10 @@ pub async fn create(pool: &PgPool, key: &NewApiKey) -> Result<ApiKey, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn find_by_hash(pool: &PgPool, key_hash: &str) -> Result<Option<ApiKey>, DbError> {
-    Ok(statement::rows("select * from use_api_key($1)")
+    statement::rows("select * from use_api_key($1)")
         .bind(key_hash)
         .optional(pool)
-        .await?)
+        .await
 }
 
 /// The keys of a tenant, newest first.
@@ -107,14 +105,14 @@ pub async fn list(
     tenant: TenantId,
     include_revoked: bool,
 ) -> Result<Vec<ApiKey>, DbError> {
-    Ok(statement::rows(sqlx::AssertSqlSafe(format!(
+    statement::rows(sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from api_keys where tenant_id = $1 and ($2 or revoked_at is null)
           order by created_at desc, id desc"
     )))
     .bind(tenant)
     .bind(include_revoked)
     .all(pool)
-    .await?)
+    .await
 }
 
 /// One key of a tenant.
@@ -122,13 +120,13 @@ pub async fn list(
 /// # Errors
 /// Database trouble only.
 pub async fn get(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<Option<ApiKey>, DbError> {
-    Ok(statement::rows(sqlx::AssertSqlSafe(format!(
+    statement::rows(sqlx::AssertSqlSafe(format!(
         "select {COLUMNS} from api_keys where tenant_id = $1 and id = $2"
     )))
     .bind(tenant)
     .bind(id)
     .optional(pool)
-    .await?)
+    .await
 }
 
 /// Revokes a key; false when the tenant has no such key. Revoking twice keeps the first time.
@@ -136,7 +134,7 @@ pub async fn get(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<Option
 /// # Errors
 /// Database trouble only.
 pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<bool, DbError> {
-    Ok(statement::values(
+    statement::values(
         "with revoked as (
            update api_keys set revoked_at = coalesce(revoked_at, dalston_now())
             where tenant_id = $1 and id = $2 returning 1)
@@ -145,7 +143,7 @@ pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<boo
     .bind(tenant)
     .bind(id)
     .one(pool)
-    .await?)
+    .await
 }
 
 /// How many keys are not revoked, over all tenants.
@@ -153,11 +151,9 @@ pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<boo
 /// # Errors
 /// Database trouble only.
 pub async fn count_active(pool: &PgPool) -> Result<i64, DbError> {
-    Ok(
-        statement::values("select count(*) from api_keys where revoked_at is null")
-            .one(pool)
-            .await?,
-    )
+    statement::values("select count(*) from api_keys where revoked_at is null")
+        .one(pool)
+        .await
 }
 
 /// Stores `key` if no key that is not revoked exists, safe when several processes start at once; true when it was
@@ -166,15 +162,13 @@ pub async fn count_active(pool: &PgPool) -> Result<i64, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn ensure_admin(pool: &PgPool, key: &NewApiKey) -> Result<bool, DbError> {
-    Ok(
-        statement::values("select ensure_admin_key($1, $2, $3, $4, $5, $6)")
-            .bind(key.id)
-            .bind(&key.key_hash)
-            .bind(&key.prefix)
-            .bind(&key.name)
-            .bind(key.tenant_id)
-            .bind(&key.scopes)
-            .one(pool)
-            .await?,
-    )
+    statement::values("select ensure_admin_key($1, $2, $3, $4, $5, $6)")
+        .bind(key.id)
+        .bind(&key.key_hash)
+        .bind(&key.prefix)
+        .bind(&key.name)
+        .bind(key.tenant_id)
+        .bind(&key.scopes)
+        .one(pool)
+        .await
 }

@@ -83,10 +83,10 @@ pub async fn advance_fair_clock(pool: &PgPool) -> Result<(), DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>, DbError> {
-    Ok(statement::values("select purge_expired_jobs($1)")
+    statement::values("select purge_expired_jobs($1)")
         .bind(limit)
         .all(pool)
-        .await?)
+        .await
 }
 
 /// Notes that the objects of a purged job are deleted.
@@ -107,10 +107,10 @@ pub async fn confirm_purged(pool: &PgPool, job: JobId) -> Result<(), DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn forget_workers(pool: &PgPool, after: Duration) -> Result<i32, DbError> {
-    Ok(statement::values("select forget_workers($1)")
+    statement::values("select forget_workers($1)")
         .bind(after.as_secs_f64())
         .one(pool)
-        .await?)
+        .await
 }
 
 /// Deletes at most `limit` rows each of what has grown old: events of finished jobs, messages of `job_events` that
@@ -119,9 +119,9 @@ pub async fn forget_workers(pool: &PgPool, after: Duration) -> Result<i32, DbErr
 /// # Errors
 /// Database trouble only.
 pub async fn trim(pool: &PgPool, keep: Duration, limit: i32) -> Result<i64, DbError> {
-    Ok(statement::values("select trim_logs($1, $2)")
+    statement::values("select trim_logs($1, $2)")
         .bind(keep.as_secs_f64())
         .bind(limit)
         .one(pool)
-        .await?)
+        .await
 }

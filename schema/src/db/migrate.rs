@@ -145,9 +145,7 @@ impl State {
 
     /// The migrations to apply, in order.
     fn missing_migrations(&self) -> Result<Vec<&'static SqlFile>, DbError> {
-        let newest_known = MIGRATIONS
-            .last()
-            .map_or(0, |migration| number_of(migration));
+        let newest_known = MIGRATIONS.last().map_or(0, number_of);
         if let Some((&found, _)) = self.migrations.last_key_value()
             && found > newest_known
         {

@@ -33,12 +33,12 @@ pub struct QueueDepth {
 /// # Errors
 /// Database trouble only.
 pub async fn depths(pool: &PgPool) -> Result<Vec<QueueDepth>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select capability_id, stage, engine, model, ready, scheduled, held, running, oldest_wait_seconds, workers
            from queue_depth order by stage, engine, model",
     )
     .all(pool)
-    .await?)
+    .await
 }
 
 /// Whether the database answers; what a health check asks.

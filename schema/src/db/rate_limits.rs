@@ -34,11 +34,9 @@ pub async fn take(pool: &PgPool, counted: Counted, limit: i32) -> Result<RateDec
         Counted::Key(ApiKeyId(id)) => format!("key:{id}"),
         Counted::Tenant(TenantId(id)) => format!("tenant:{id}"),
     };
-    Ok(
-        statement::rows("select allowed, remaining, reset_seconds from take_request($1, $2)")
-            .bind(subject)
-            .bind(limit)
-            .one(pool)
-            .await?,
-    )
+    statement::rows("select allowed, remaining, reset_seconds from take_request($1, $2)")
+        .bind(subject)
+        .bind(limit)
+        .one(pool)
+        .await
 }

@@ -78,16 +78,14 @@ pub async fn claim(
 ) -> Result<Vec<ClaimedTask>, DbError> {
     let ids: Vec<i32> = wanted.iter().map(|want| want.capability_id).collect();
     let loaded: Vec<bool> = wanted.iter().map(|want| want.loaded).collect();
-    Ok(
-        statement::rows("select * from claim_tasks($1, $2, $3, $4, $5)")
-            .bind(worker)
-            .bind(ids)
-            .bind(loaded)
-            .bind(limit)
-            .bind(lease_seconds)
-            .all(pool)
-            .await?,
-    )
+    statement::rows("select * from claim_tasks($1, $2, $3, $4, $5)")
+        .bind(worker)
+        .bind(ids)
+        .bind(loaded)
+        .bind(limit)
+        .bind(lease_seconds)
+        .all(pool)
+        .await
 }
 
 /// Extends leases, records progress, and answers what became of each lease, in the order asked.
@@ -258,13 +256,13 @@ pub async fn retry(
 /// # Errors
 /// Database trouble only.
 pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select id, stage, name, status, error, response from task_details
           where job_id = $1 and status in ('completed', 'skipped') order by name",
     )
     .bind(job)
     .all(pool)
-    .await?)
+    .await
 }
 
 /// Every task of a job in topological order, ties by name.
@@ -308,13 +306,13 @@ pub async fn payload(
     job: JobId,
     task: TaskId,
 ) -> Result<Option<TaskPayload>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select request, response from task_details where id = $2 and job_id = $1 and request is not null",
     )
     .bind(job)
     .bind(task)
     .optional(pool)
-    .await?)
+    .await
 }
 
 fn told(pool: &PgPool, (done, ready, jobs): (bool, Vec<i32>, Vec<JobId>)) -> Outcome {

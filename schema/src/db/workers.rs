@@ -139,10 +139,10 @@ pub async fn heartbeat(
 /// # Errors
 /// Database trouble only.
 pub async fn drain(pool: &PgPool, worker: WorkerId) -> Result<bool, DbError> {
-    Ok(statement::values("select drain_worker($1)")
+    statement::values("select drain_worker($1)")
         .bind(worker)
         .one(pool)
-        .await?)
+        .await
 }
 
 /// Forgets a worker that stops in good order. Tasks it still holds are given back without counting the attempt.
@@ -164,13 +164,13 @@ pub async fn deregister(pool: &PgPool, worker: WorkerId) -> Result<(), DbError> 
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool) -> Result<Vec<Worker>, DbError> {
-    Ok(statement::rows(
+    statement::rows(
         "select id, hostname, version, device, slots, active_tasks, loaded_models, status, started_at, last_seen_at,
                 capabilities
            from worker_details order by started_at, id",
     )
     .all(pool)
-    .await?)
+    .await
 }
 
 /// What the live workers can run between them, one row per capability, for the planner.
@@ -190,10 +190,10 @@ pub async fn offered(pool: &PgPool) -> Result<Vec<OfferedCapability>, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn capability_id(pool: &PgPool, capability: &Capability) -> Result<i32, DbError> {
-    Ok(statement::values("select capability_id($1, $2, $3)")
+    statement::values("select capability_id($1, $2, $3)")
         .bind(capability.stage.as_str())
         .bind(&capability.engine)
         .bind(&capability.model)
         .one(pool)
-        .await?)
+        .await
 }
