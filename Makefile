@@ -35,7 +35,7 @@ test: setup-test ## run the whole test suite on its own PostgreSQL
 lint: setup-test ## formatting, clippy, documentation, scripts and compose.yaml; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	$(PYTHON) scripts/lint.py
 	.venv/bin/python scripts/check_compose.py
 
