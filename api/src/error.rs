@@ -390,7 +390,7 @@ impl From<StorageError> for ApiError {
 
 /// Turns an error of the web framework (routing, parameters, bodies) into one of our shapes.
 #[must_use]
-pub fn from_framework(error: &poem::Error) -> ApiError {
+pub fn from_framework(error: &poem::Error, path: &str) -> ApiError {
     use poem_openapi::error::{
         ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError,
         ParseRequestPayloadError,
@@ -407,7 +407,11 @@ pub fn from_framework(error: &poem::Error) -> ApiError {
         return error.clone();
     }
     if let Some(error) = error.downcast_ref::<ParsePathError>() {
-        return one("path", error.name, error.reason.clone());
+        return one(
+            "path",
+            path_parameter(error.name, path),
+            error.reason.clone(),
+        );
     }
     if let Some(error) = error.downcast_ref::<ParseParamError>() {
         return one("query", error.name, error.reason.clone());
@@ -435,6 +439,16 @@ pub fn from_framework(error: &poem::Error) -> ApiError {
             )
         }
         status => ApiError::standard(status, error.to_string()),
+    }
+}
+
+/// The framework counts path parameters; clients know them by name. Only ids can fail to parse.
+fn path_parameter<'a>(counted: &'a str, path: &str) -> &'a str {
+    match counted {
+        "param0" if path.starts_with("/auth/keys/") => "key_id",
+        "param0" => "job_id",
+        "param1" => "task_id",
+        name => name,
     }
 }
 

@@ -120,7 +120,10 @@ impl Feed {
                     Err(error) => return Some((failure(&error), None)),
                 }
                 if feed.waiting.is_empty() {
-                    feed.watching.changed().await;
+                    tokio::select! {
+                        () = feed.watching.changed() => {}
+                        () = feed.app.stopping.cancelled() => return None,
+                    }
                     if let Err(error) = feed.fill().await {
                         return Some((failure(&error), None));
                     }

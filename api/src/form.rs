@@ -35,14 +35,6 @@ enum FormBody {
     UrlEncoded(Fields),
 }
 
-/// The next thing in a form.
-pub enum Part {
-    /// A file; to be read before the next part is asked for.
-    File(FilePart),
-    /// All parts have been read.
-    End,
-}
-
 /// A file in a form.
 pub struct FilePart {
     /// Name of the field.
@@ -54,22 +46,22 @@ pub struct FilePart {
 }
 
 impl<D> Form<D> {
-    /// Reads texts into `fields` until a file or the end comes.
+    /// Reads texts into `fields` until a file comes, which is to be read before the next call; `None` is the end.
     ///
     /// # Errors
     /// 400 when the form is cut off, broken or too large.
-    pub async fn next(&mut self, fields: &mut Fields) -> Result<Part, ApiError> {
+    pub async fn next(&mut self, fields: &mut Fields) -> Result<Option<FilePart>, ApiError> {
         let multipart = match &mut self.body {
             FormBody::UrlEncoded(read) => {
                 fields.append(std::mem::take(read));
-                return Ok(Part::End);
+                return Ok(None);
             }
             FormBody::Multipart(multipart) => multipart,
         };
         while let Some(part) = multipart.next_field().await.map_err(broken)? {
             let field = part.name().unwrap_or_default().to_owned();
             if let Some(file_name) = part.file_name() {
-                return Ok(Part::File(FilePart {
+                return Ok(Some(FilePart {
                     field,
                     file_name: file_name.to_owned(),
                     content: part,
@@ -98,7 +90,7 @@ impl<D> Form<D> {
             })?;
             fields.push(field, text);
         }
-        Ok(Part::End)
+        Ok(None)
     }
 }
 

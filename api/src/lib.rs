@@ -24,11 +24,12 @@ mod surface;
 mod timestamp;
 mod wait;
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::Context;
 use poem::Server;
-use poem::listener::TcpListener;
+use poem::listener::TcpAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ApiConfig, Limits, SecurityMode, UrlIngest};
@@ -43,25 +44,42 @@ const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the configuration cannot work or the address is taken.
 pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    if config.metrics {
+    let bind = config.bind;
+    let listener =
+        TcpListener::bind(bind).with_context(|| format!("listening on http://{bind}"))?;
+    serve(&App::open(config)?, listener, shutdown).await
+}
+
+/// Serves `app` on a socket that is open already; else as [`run`].
+///
+/// # Errors
+/// When the socket cannot be used.
+pub async fn serve(
+    app: &App,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    if app.config.metrics {
         metrics::install();
     }
-    let (bind, grace) = (config.bind, config.shutdown_grace);
-    let app = App::open(config)?;
-    let listener = TcpListener::bind(bind);
+    let bind = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let acceptor = TcpAcceptor::from_std(listener)?;
     let upkeep = tokio::spawn(async {
         loop {
             tokio::time::sleep(METRICS_UPKEEP_EVERY).await;
             metrics::upkeep();
         }
     });
+    let stopping = app.stopping.clone();
+    let stop = async move {
+        shutdown.cancelled().await;
+        // Streams and waits would otherwise last as long as their jobs.
+        stopping.cancel();
+    };
     tracing::info!(address = %bind, "API listens on http://{bind}");
-    let served = Server::new(listener)
-        .run_with_graceful_shutdown(
-            routes::routes(&app),
-            shutdown.cancelled_owned(),
-            Some(grace),
-        )
+    let served = Server::new_with_acceptor(acceptor)
+        .run_with_graceful_shutdown(routes::routes(app), stop, Some(app.config.shutdown_grace))
         .await
         .with_context(|| format!("serving the API on {bind}"));
     upkeep.abort();

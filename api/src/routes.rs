@@ -9,7 +9,6 @@ use crate::native::audio::AudioApi;
 use crate::native::engines::EnginesApi;
 use crate::native::export::ExportApi;
 use crate::native::keys::KeysApi;
-use crate::native::list::ListApi;
 use crate::native::models::ModelsApi;
 use crate::native::stats::StatsApi;
 use crate::native::tasks::TasksApi;
@@ -21,11 +20,10 @@ use crate::{document, metrics, surface};
 /// Everything that is in the OpenAPI document.
 type Apis = (
     // POST                     /v1/audio/transcriptions                    (native and OpenAI)
+    // GET                      /v1/audio/transcriptions
     // GET · PATCH · DELETE     /v1/audio/transcriptions/{job_id}
     // POST                     /v1/audio/transcriptions/{job_id}/cancel · /retry
     TranscriptionsApi,
-    // GET                      /v1/audio/transcriptions
-    ListApi,
     // GET · DELETE             /v1/audio/transcriptions/{job_id}/audio
     // GET                      /v1/audio/transcriptions/{job_id}/audio/redacted · /audio/content
     AudioApi,
@@ -57,7 +55,6 @@ type Apis = (
 pub fn service(app: &App) -> OpenApiService<Apis, ()> {
     let apis = (
         TranscriptionsApi(app.clone()),
-        ListApi(app.clone()),
         AudioApi(app.clone()),
         EventsApi(app.clone()),
         ExportApi(app.clone()),
@@ -77,8 +74,8 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
 pub fn routes(app: &App) -> impl Endpoint + use<> {
     let service = service(app);
     let documents = Route::new()
-        .at("/docs", service.swagger_ui())
-        .at("/redoc", service.scalar())
+        .nest("/docs", service.swagger_ui())
+        .nest("/redoc", service.scalar())
         .at("/openapi.json", service.spec_endpoint())
         .at("/metrics", get(metrics::endpoint));
     documents

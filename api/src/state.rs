@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dalston_schema::Storage;
 use dalston_schema::db::{self, PgPool};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::KeyCache;
 use crate::config::ApiConfig;
@@ -34,6 +35,8 @@ pub struct AppState {
     pub fetcher: Fetcher,
     /// Permits for probing.
     pub probes: Arc<Semaphore>,
+    /// Cancelled when the process stops: whoever waits or streams ends.
+    pub stopping: CancellationToken,
     /// The last health check.
     pub last_check: LastCheck,
     /// Watches jobs for requests that wait.
@@ -67,6 +70,7 @@ impl App {
         Ok(Self(Arc::new(AppState {
             keys: KeyCache::default(),
             fetcher: Fetcher::new(config.url_ingest)?,
+            stopping: CancellationToken::new(),
             last_check: LastCheck::default(),
             probes: Arc::new(Semaphore::new(PROBES_AT_A_TIME)),
             watch: Watch::new(pool.clone(), config.database.clone()),

@@ -189,9 +189,16 @@ async fn insert(
     order: Order,
 ) -> Result<Submitted, SubmitError> {
     let Plan { tasks, warnings } = plan_now_or_soon(app, &order.parameters).await?;
+    // Keys belong to their caller: what one sends must never find the job of another.
+    let caller_id = caller.principal().key.id;
     let (idempotency_key, idempotency_fingerprint) = order
         .idempotency
-        .map(|idempotency| (idempotency.key, idempotency.fingerprint))
+        .map(|idempotency| {
+            (
+                format!("{caller_id}:{}", idempotency.key),
+                idempotency.fingerprint,
+            )
+        })
         .unzip();
     let job = NewJob {
         id,

@@ -91,7 +91,11 @@ fn refuse(error: &poem::Error, path: &str) -> Response {
         response.headers_mut().insert(header::LOCATION, location);
         return response;
     }
-    error::from_framework(error).response()
+    let error = error::from_framework(error, path);
+    if path == "/v1/audio/translations" {
+        return error.into_openai().response();
+    }
+    error.response()
 }
 
 /// Model ids contain slashes; clients send them encoded or not. Makes them one path segment for the router.

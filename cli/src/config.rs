@@ -115,6 +115,8 @@ pub struct Config {
     pub audio_url_bytes: u64,
     /// Longest time for fetching it.
     pub audio_url_timeout: Duration,
+    /// Lets `audio_url` reach loopback, for tests.
+    pub allow_private_urls: bool,
     /// Where models run.
     pub device: DeviceChoice,
     /// Tasks with a model that one worker runs at a time.
@@ -195,6 +197,7 @@ impl Config {
             public_url: values.optional("DALSTON_PUBLIC_URL")?,
             audio_url_bytes: values.gigabytes("DALSTON_AUDIO_URL_MAX_SIZE_GB")?,
             audio_url_timeout: values.seconds("DALSTON_AUDIO_URL_TIMEOUT_SECONDS")?,
+            allow_private_urls: values.flag("DALSTON_ALLOW_PRIVATE_URLS"),
             device: values.choose(
                 "DALSTON_DEVICE",
                 &[

@@ -11,7 +11,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{IngestError, Received, extension_of};
 use crate::error::ApiError;
-use crate::form::{Fields, FilePart, Form, Part};
+use crate::form::{Fields, FilePart, Form};
 use crate::state::App;
 
 /// Bytes read from the form at a time.
@@ -30,7 +30,7 @@ pub async fn read_form<D>(
     fingerprint: bool,
 ) -> Result<Option<Received>, IngestError> {
     let mut file = None;
-    while let Part::File(part) = form.next(fields).await? {
+    while let Some(part) = form.next(fields).await? {
         if part.field != "file" {
             continue;
         }

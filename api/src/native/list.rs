@@ -1,16 +1,13 @@
-//! `GET /v1/audio/transcriptions`: jobs, newest first, page by page.
+//! Pages of jobs, newest first: what `GET /v1/audio/transcriptions` answers, and how its query is read.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use dalston_schema::db::jobs::{self, JobFilter};
 use dalston_schema::{Job, JobId, JobStatus};
-use poem_openapi::param::Query;
-use poem_openapi::payload::Json;
-use poem_openapi::{Object, OpenApi};
+use poem_openapi::Object;
 use uuid::Uuid;
 
 use super::job_object::{StatusName, milliseconds};
 use crate::auth::{Caller, Permission};
-use crate::document::Tag;
 use crate::error::{ApiError, InvalidValue};
 use crate::state::App;
 use crate::timestamp::Timestamp;
@@ -59,54 +56,38 @@ pub struct JobList {
     has_more: bool,
 }
 
-/// The list endpoint.
-pub struct ListApi(pub App);
-
-#[OpenApi(tag = "Tag::Transcriptions")]
-impl ListApi {
-    /// List jobs, newest first.
-    #[oai(path = "/v1/audio/transcriptions", method = "get")]
-    async fn list(
-        &self,
-        caller: Caller,
-        /// Jobs on a page.
-        #[oai(
-            default = "twenty",
-            validator(minimum(value = "1"), maximum(value = "100"))
-        )]
-        limit: Query<i64>,
-        /// `cursor` of the page before.
-        cursor: Query<Option<String>>,
-        /// Only jobs in this state.
-        status: Query<Option<String>>,
-        /// Only jobs submitted at or after this time.
-        since: Query<Option<String>>,
-    ) -> Result<Json<JobList>, ApiError> {
-        caller.require(Permission::JobReadOwn)?;
-        let filter = JobFilter {
-            status: given(&status).map(read_status).transpose()?,
-            since: given(&since).map(read_since).transpose()?,
-            after: given(&cursor).map(read_cursor).transpose()?,
-            limit: limit.0 + 1,
-        };
-        let mut found = jobs::list(&self.0.pool, caller.scope(), &filter).await?;
-        let has_more = found.len() as i64 > limit.0;
-        found.truncate(usize::try_from(limit.0).unwrap_or(0));
-        let cursor = found.last().filter(|_| has_more).map(write_cursor);
-        Ok(Json(JobList {
-            jobs: found.into_iter().map(JobSummary::from).collect(),
-            cursor,
-            has_more,
-        }))
-    }
+/// A page of the caller's jobs, from the texts of a query.
+///
+/// # Errors
+/// 422 and 400 for texts that cannot be read, 403 without the permission.
+pub async fn page(
+    app: &App,
+    caller: &Caller,
+    limit: i64,
+    cursor: Option<&str>,
+    status: Option<&str>,
+    since: Option<&str>,
+) -> Result<JobList, ApiError> {
+    caller.require(Permission::JobReadOwn)?;
+    let filter = JobFilter {
+        status: given(status).map(read_status).transpose()?,
+        since: given(since).map(read_since).transpose()?,
+        after: given(cursor).map(read_cursor).transpose()?,
+        limit: limit + 1,
+    };
+    let mut found = jobs::list(&app.pool, caller.scope(), &filter).await?;
+    let has_more = found.len() as i64 > limit;
+    found.truncate(usize::try_from(limit).unwrap_or(0));
+    let cursor = found.last().filter(|_| has_more).map(write_cursor);
+    Ok(JobList {
+        jobs: found.into_iter().map(JobSummary::from).collect(),
+        cursor,
+        has_more,
+    })
 }
 
-fn twenty() -> i64 {
-    20
-}
-
-fn given(query: &Query<Option<String>>) -> Option<&str> {
-    query.0.as_deref().filter(|text| !text.is_empty())
+fn given(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
 }
 
 fn read_status(name: &str) -> Result<JobStatus, ApiError> {

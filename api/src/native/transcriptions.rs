@@ -4,13 +4,14 @@ use dalston_schema::db::jobs::{self, Cancelled, Deleted, Retried};
 use dalston_schema::db::tasks;
 use dalston_schema::{ArtifactKey, Job, JobId, JobStatus};
 use poem::Request;
-use poem_openapi::param::Path;
+use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::job_object::{JobCreated, JobObject};
+use super::list::{self, JobList};
 use crate::auth::{Caller, Permission};
 use crate::document::{FileSchema, Submitted, Tag};
 use crate::error::ApiError;
@@ -86,6 +87,10 @@ fn auto() -> String {
     "auto".to_owned()
 }
 
+fn twenty() -> i64 {
+    20
+}
+
 /// A new name.
 #[derive(Object)]
 pub struct Rename {
@@ -148,6 +153,36 @@ impl TranscriptionsApi {
                 Ok(Submitted::answered(answer))
             }
         }
+    }
+
+    /// List jobs, newest first.
+    #[oai(path = "/v1/audio/transcriptions", method = "get")]
+    async fn list(
+        &self,
+        caller: Caller,
+        /// Jobs on a page.
+        #[oai(
+            default = "twenty",
+            validator(minimum(value = "1"), maximum(value = "100"))
+        )]
+        limit: Query<i64>,
+        /// `cursor` of the page before.
+        cursor: Query<Option<String>>,
+        /// Only jobs in this state.
+        status: Query<Option<String>>,
+        /// Only jobs submitted at or after this time.
+        since: Query<Option<String>>,
+    ) -> Result<Json<JobList>, ApiError> {
+        let (cursor, status) = (cursor.0.as_deref(), status.0.as_deref());
+        let page = list::page(
+            &self.0,
+            &caller,
+            limit.0,
+            cursor,
+            status,
+            since.0.as_deref(),
+        );
+        Ok(Json(page.await?))
     }
 
     /// Read a job.

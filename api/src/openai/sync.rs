@@ -44,7 +44,11 @@ pub async fn transcript_of(
     endpoint: Endpoint,
 ) -> Result<Transcript, ApiError> {
     let noun = endpoint.noun();
-    let waited = tokio::time::timeout(app.config.sync_timeout, app.watch.until_final(job)).await;
+    let waiting = tokio::time::timeout(app.config.sync_timeout, app.watch.until_final(job));
+    let waited = tokio::select! {
+        waited = waiting => waited,
+        () = app.stopping.cancelled() => return Err(stopping(noun, job)),
+    };
     let status = match waited {
         Ok(status) => status.map_err(|error| ApiError::from(error).into_openai())?,
         Err(_) => {
@@ -84,6 +88,14 @@ pub async fn transcript_of(
             Err(failed(noun, why.as_deref().unwrap_or("unknown error")))
         }
     }
+}
+
+fn stopping(noun: &str, job: JobId) -> ApiError {
+    let message = format!(
+        "The server is stopping. {noun} goes on as job {job}: see GET /v1/audio/transcriptions/{job}."
+    );
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    final_word(ApiError::standard(status, message).into_openai())
 }
 
 fn failed(noun: &str, why: &str) -> ApiError {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use clap::Args;
 use dalston_api::config::{ApiConfig, Limits, SecurityMode, UrlIngest};
+use dalston_api::ingest::address_guard::Reach;
 use dalston_schema::db::migrate;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -96,7 +97,11 @@ pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiCon
         url_ingest: UrlIngest {
             max_bytes: config.audio_url_bytes,
             timeout: config.audio_url_timeout,
-            ..UrlIngest::default()
+            reach: if config.allow_private_urls {
+                Reach::PublicAndLoopback
+            } else {
+                Reach::Public
+            },
         },
         default_retention_days: config.retention_days,
         public_url: config.public_url.clone(),

@@ -140,6 +140,12 @@ pub const GROUPS: &[Group] = &[
                 "seconds that fetching it may take",
             ),
             setting(
+                "DALSTON_ALLOW_PRIVATE_URLS",
+                Kind::Flag,
+                "false",
+                "let audio_url reach this machine's loopback; for tests only",
+            ),
+            setting(
                 "DALSTON_PUBLIC_URL",
                 Kind::HttpUrl,
                 "",

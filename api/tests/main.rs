@@ -1,0 +1,13 @@
+//! The HTTP surface on a real PostgreSQL and a real socket, with a worker that answers without listening.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod auth;
+mod document;
+mod events;
+mod ingest;
+mod jobs;
+mod openai;
+mod server;
+mod submit;
+mod surface;
+mod worker;
