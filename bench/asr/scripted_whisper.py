@@ -54,6 +54,7 @@ def scripted_model(d_model, layers, heads, script):
     state["model.decoder.layer_norm.weight"].fill_(1.0)
     model.load_state_dict(state)
     generation = model.generation_config
+    generation._from_model_config = False  # else it is made anew on loading, without what follows
     generation.lang_to_id = {f"<|{code}|>": 50259 + i for i, code in enumerate(LANGUAGES) if i < 99}
     generation.task_to_id = {"transcribe": 50359, "translate": 50358}
     generation.no_timestamps_token_id = 50363

@@ -26,7 +26,7 @@ pub mod tensor;
 use operators::cross_attention::HeadShape;
 
 /// Version of what is written. A change of layout or of an operator's meaning raises it, and folders are written anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const STAMP: &str = "stamp.json";
 const ENCODER: &str = "encoder.onnx";
 const DECODER: &str = "decoder.onnx";

@@ -10,6 +10,7 @@ use super::onnx::element;
 use super::operators::{DOMAIN, dispatch::Simd, names, window_attention};
 use super::recognise::{Attention, Decoder, Encoder, FeedForward, Norm};
 use super::source::Source;
+use super::tensor::transpose;
 use super::{Arithmetic, GraphError, Shape};
 
 /// How products and attention are computed, decided for this processor when the graphs are written.
@@ -79,12 +80,25 @@ pub fn attention_name(layer: usize) -> String {
     format!("cross_attention.{layer}")
 }
 
+/// What an 8-bit product takes the scale of its input from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputScale {
+    /// All of a call's input. Fast for many rows, and right for one window.
+    Call,
+    /// Blocks of [`BLOCK`] numbers in each row, so that a sequence does not feel its neighbours in a batch.
+    Row,
+}
+
+/// Numbers that share a scale in [`InputScale::Row`]; divides every published width.
+const BLOCK: usize = 128;
+
 /// What both graphs are written with.
 pub struct Writer<'a> {
     builder: Builder<'a>,
     source: &'a Source,
     kernels: Kernels,
     prefix: &'static str,
+    input_scale: InputScale,
 }
 
 impl<'a> Writer<'a> {
@@ -94,15 +108,16 @@ impl<'a> Writer<'a> {
         weights: &'a mut WeightFile,
         kernels: Kernels,
     ) -> Self {
+        let (prefix, input_scale) = match name {
+            "encoder" => ("encoder", InputScale::Call),
+            _ => ("decoder", InputScale::Row),
+        };
         Self {
             builder: Builder::new(name, weights),
             source,
             kernels,
-            prefix: if name == "encoder" {
-                "encoder"
-            } else {
-                "decoder"
-            },
+            prefix,
+            input_scale,
         }
     }
 
@@ -191,7 +206,10 @@ impl<'a> Writer<'a> {
         } else {
             load(false)?.0.into_int8(n_out)
         };
-        let (data_type, flip) = if self.kernels.signed_weights {
+        let by_row = self.input_scale == InputScale::Row && n_in.is_multiple_of(BLOCK);
+        let (data_type, flip) = if by_row {
+            (element::UINT8, 0x80)
+        } else if self.kernels.signed_weights {
             (element::INT8, 0)
         } else {
             (element::UINT8, 0x80)
@@ -201,6 +219,47 @@ impl<'a> Writer<'a> {
             true => self.builder.is_written(&zero_name),
             false => flip != 0 || zero.iter().any(|&zero| zero != 0),
         };
+        if by_row {
+            let blocks = n_in / BLOCK;
+            let weight = self.builder.weight(&weight_name, || {
+                let turned = transpose(&values, n_in, n_out);
+                Ok((vec![n_out, blocks, BLOCK], data_type, bytes(turned)))
+            })?;
+            let scale_name = format!("{name}.scale");
+            let scale = self.builder.floats(&scale_name, &[n_out * blocks], || {
+                Ok(repeat_each(&scale, blocks))
+            })?;
+            // 128, a zero with the sign flipped, is what is assumed where nothing is said.
+            let has_zero = match written {
+                true => self.builder.is_written(&zero_name),
+                false => zero.iter().any(|&zero| zero != 0),
+            };
+            let zero = if has_zero {
+                self.builder.weight(&zero_name, || {
+                    Ok((
+                        vec![n_out * blocks],
+                        data_type,
+                        bytes(repeat_each(&zero, blocks)),
+                    ))
+                })?
+            } else {
+                String::new()
+            };
+            let mut inputs = vec![value, &weight, &scale, &zero, ""];
+            inputs.extend(bias.as_deref());
+            let attributes = [
+                ("K", n_in),
+                ("N", n_out),
+                ("bits", 8),
+                ("block_size", BLOCK),
+                // Products in 8-bit integers.
+                ("accuracy_level", 4),
+            ];
+            let attributes = attributes.map(|(name, value)| (name, Attribute::Int(value as i64)));
+            return Ok(self
+                .builder
+                .node("MatMulNBits", MICROSOFT, &inputs, &attributes));
+        }
         let weight = self.builder.weight(&weight_name, || {
             Ok((vec![n_in, n_out], data_type, bytes(values)))
         })?;
@@ -246,6 +305,13 @@ impl<'a> Writer<'a> {
             &format!("{name}.qkv"),
         )
     }
+}
+
+fn repeat_each<T: Copy>(values: &[T], times: usize) -> Vec<T> {
+    values
+        .iter()
+        .flat_map(|&value| std::iter::repeat_n(value, times))
+        .collect()
 }
 
 /// Writes the encoder.

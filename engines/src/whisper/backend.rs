@@ -53,6 +53,9 @@ pub trait Backend: Send {
     /// A batch of sequences in progress: their key-value cache and what they listen to.
     type State;
 
+    /// Whether [`Backend::reorder`] drops sequences without copying those that stay.
+    const LEAVES_WITHOUT_COPY: bool = false;
+
     /// The network's sizes.
     fn dims(&self) -> &Dims;
 

@@ -284,7 +284,7 @@ fn decode<B: Backend>(
         if blocks.iter().all(|block| block.search.is_none()) {
             break;
         }
-        pack(&mut blocks, &mut sources, &mut tokens);
+        pack::<B>(&mut blocks, &mut sources, &mut tokens);
         backend.reorder(&mut state, &sources)?;
         backend.step(&mut state, &tokens, &mut logits, run)?;
     }
@@ -305,14 +305,15 @@ fn decode<B: Backend>(
     Ok(results.collect())
 }
 
-/// Drops the rows of ended blocks once they are a large enough share.
-fn pack(blocks: &mut Vec<Block>, sources: &mut Vec<usize>, tokens: &mut Vec<u32>) {
+/// Drops the rows of ended blocks: at once where that is free, else when they are a large enough share.
+fn pack<B: Backend>(blocks: &mut Vec<Block>, sources: &mut Vec<usize>, tokens: &mut Vec<u32>) {
     let ended: usize = blocks
         .iter()
         .filter(|block| block.search.is_none())
         .map(|block| block.n_rows)
         .sum();
-    if ended * ENDED_SHARE < tokens.len() {
+    let few = ended == 0 || (!B::LEAVES_WITHOUT_COPY && ended * ENDED_SHARE < tokens.len());
+    if few {
         return;
     }
     let keep: Vec<bool> = blocks

@@ -230,6 +230,8 @@ impl Backend for OptimizedModel {
     type Encoded = EncodedWindows;
     type State = Batch;
 
+    const LEAVES_WITHOUT_COPY: bool = true;
+
     fn dims(&self) -> &Dims {
         &self.dims
     }
