@@ -465,7 +465,7 @@ mod tests {
         let control = Control {
             cancel: CancelFlag::new(),
             progress: Some(std::sync::Arc::new(move |done| {
-                sender.lock().unwrap().send(done).unwrap()
+                sender.lock().unwrap().send(done).unwrap();
             })),
         };
         model()

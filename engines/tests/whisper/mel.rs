@@ -13,7 +13,7 @@ struct MelGolden {
     shape: (usize, usize),
 }
 
-/// The body of a NumPy file of little-endian f32 in row order.
+/// The body of a `NumPy` file of little-endian f32 in row order.
 fn read_npy(name: &str, shape: (usize, usize)) -> Array2<f32> {
     let bytes = std::fs::read(model_dir().join("golden").join(name)).unwrap();
     let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));

@@ -173,7 +173,7 @@ fn an_old_export_without_generation_config_is_read_from_its_tokens() {
 fn files_that_contradict_each_other_are_refused() {
     let folder = Folder::new("contradiction", &MERGED);
     folder.change("preprocessor_config.json", |config| {
-        config["feature_size"] = json!(128)
+        config["feature_size"] = json!(128);
     });
     let error = folder
         .read(Precision::Auto, Device::Cpu)
@@ -189,7 +189,7 @@ fn files_that_contradict_each_other_are_refused() {
 fn a_model_of_another_kind_is_refused() {
     let folder = Folder::new("kind", &MERGED);
     folder.change("config.json", |config| {
-        config["model_type"] = json!("moonshine")
+        config["model_type"] = json!("moonshine");
     });
     assert!(folder.read(Precision::Auto, Device::Cpu).is_err());
     let missing =

@@ -82,7 +82,7 @@ fn noise_gives_no_words() {
 }
 
 /// The stretches of speech that voice activity detection finds, as the product finds them.
-fn speech(samples: &Vec<f32>) -> LongForm {
+fn speech(samples: &[f32]) -> LongForm {
     let folder = model_dir().join("../silero-vad");
     let mut vad = SileroVad::load(&runtime(), &folder).unwrap();
     let spans = vad
@@ -249,8 +249,8 @@ fn batched_windows_over_speech_are_as_good_as_the_sequential_walk() {
         };
         let answer = transcribe(float_model(), samples, options);
         let references = [dialogue.reference.clone()];
-        let sequential = word_error_rate(&references, &[dialogue.no_prev.text.clone()]);
-        let batched = word_error_rate(&references, &[answer.text.clone()]);
+        let sequential = word_error_rate(&references, std::slice::from_ref(&dialogue.no_prev.text));
+        let batched = word_error_rate(&references, std::slice::from_ref(&answer.text));
         assert!(
             batched < sequential + 0.06,
             "{name}: {batched:.3} batched, {sequential:.3} sequential"
@@ -267,6 +267,5 @@ fn batched_windows_over_speech_are_as_good_as_the_sequential_walk() {
                 .iter()
                 .all(|segment| segment.start < segment.end)
         );
-        println!("{name} {batched:.3} {sequential:.3}");
     }
 }
