@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dalston_engines::model_folder::Precision;
 use dalston_engines::{
-    Control, EngineError, LongForm, SileroVad, SpeechRegion, Task, TranscribeOptions,
+    AudioSource, Control, EngineError, LongForm, SileroVad, SpeechRegion, Task, TranscribeOptions,
     TranscribeRequest, Transcription, VadOptions,
 };
 
@@ -82,7 +82,7 @@ fn noise_gives_no_words() {
 }
 
 /// The stretches of speech that voice activity detection finds, as the product finds them.
-fn speech(samples: &[f32]) -> LongForm {
+fn speech(samples: &dyn AudioSource) -> LongForm {
     let folder = model_dir().join("../silero-vad");
     let mut vad = SileroVad::load(&runtime(), &folder).unwrap();
     let spans = vad
