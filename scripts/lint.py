@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# A longer file holds a second story.
+# A longer file holds a second story. What others wrote is kept as they wrote it.
 LINE_LIMIT = 700
+VENDORED = ROOT / "sql/vendor"
 
 
 def tracked():
@@ -33,7 +34,7 @@ def faults(path):
         done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
         if done.returncode != 0:
             yield done.stderr.strip()
-    if path.suffix in (".rs", ".py", ".sql", ".sh"):
+    if path.suffix in (".rs", ".py", ".sql", ".sh") and VENDORED not in path.parents:
         lines = path.read_text().count("\n")
         if lines > LINE_LIMIT:
             yield f"{lines} lines, more than {LINE_LIMIT}: split it"
