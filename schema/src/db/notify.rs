@@ -171,30 +171,51 @@ async fn start_listening(
     Ok(listener)
 }
 
-/// What this process has yet to announce, per database.
-static ANNOUNCEMENTS: LazyLock<Mutex<HashMap<String, Arc<Mutex<Unsent>>>>> =
-    LazyLock::new(Mutex::default);
+/// What is debounced by itself: the tasks of one capability must not wait for news of jobs or of another capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Topic {
+    Capability(i32),
+    Jobs,
+}
+
+type Announcements = HashMap<(String, Topic), Arc<Mutex<Unsent>>>;
+
+/// What this process has yet to announce, per database and topic.
+static ANNOUNCEMENTS: LazyLock<Mutex<Announcements>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Unsent {
-    ready: BTreeSet<i32>,
+    /// There is something to say.
+    due: bool,
+    /// What, for [`Topic::Jobs`].
     jobs: BTreeSet<JobId>,
     being_sent: bool,
 }
 
 /// Tells other processes that tasks of these capabilities became ready and these jobs changed. The first call is sent
-/// at once, those of the next 50 ms together. Errors are dropped: waiters also poll.
+/// at once; those of the next 50 ms about the same capability, or about jobs, together. Errors are dropped: waiters
+/// also poll.
 pub(crate) fn announce(pool: &PgPool, ready: &[i32], jobs: &[JobId]) {
-    if ready.is_empty() && jobs.is_empty() {
-        return;
+    for &capability in ready {
+        announce_topic(pool, Topic::Capability(capability), &[]);
     }
-    let unsent = Arc::clone(lock(&ANNOUNCEMENTS).entry(database_of(pool)).or_default());
+    if !jobs.is_empty() {
+        announce_topic(pool, Topic::Jobs, jobs);
+    }
+}
+
+fn announce_topic(pool: &PgPool, topic: Topic, jobs: &[JobId]) {
+    let unsent = Arc::clone(
+        lock(&ANNOUNCEMENTS)
+            .entry((database_of(pool), topic))
+            .or_default(),
+    );
     let mut state = lock(&unsent);
-    state.ready.extend(ready);
+    state.due = true;
     state.jobs.extend(jobs);
     if !std::mem::replace(&mut state.being_sent, true) {
         let sender = Sender(Arc::clone(&unsent));
-        tokio::spawn(sender.run(pool.clone()));
+        tokio::spawn(sender.run(pool.clone(), topic));
     }
 }
 
@@ -202,24 +223,22 @@ pub(crate) fn announce(pool: &PgPool, ready: &[i32], jobs: &[JobId]) {
 struct Sender(Arc<Mutex<Unsent>>);
 
 impl Sender {
-    async fn run(self, pool: PgPool) {
+    async fn run(self, pool: PgPool, topic: Topic) {
         loop {
-            let (channels, payloads) = {
+            let (channel, payloads) = {
                 let mut state = lock(&self.0);
-                if state.ready.is_empty() && state.jobs.is_empty() {
+                if !std::mem::take(&mut state.due) {
                     state.being_sent = false;
                     return;
                 }
-                payloads(
-                    std::mem::take(&mut state.ready),
-                    std::mem::take(&mut state.jobs),
-                )
+                match topic {
+                    Topic::Capability(id) => (TASKS, vec![id.to_string()]),
+                    Topic::Jobs => (JOBS, job_payloads(std::mem::take(&mut state.jobs))),
+                }
             };
-            let send = statement::plain(
-                "select pg_notify(c, p) from unnest($1::text[], $2::text[]) as n (c, p)",
-            )
-            .bind(channels)
-            .bind(payloads);
+            let send = statement::plain("select pg_notify($1, p) from unnest($2::text[]) as n (p)")
+                .bind(channel)
+                .bind(payloads);
             let sent = statement::run(send, &pool).await;
             if let Err(error) = sent {
                 tracing::debug!(%error, "a wake-up was not sent; waiters will poll");
@@ -235,22 +254,14 @@ impl Drop for Sender {
     }
 }
 
-fn payloads(ready: BTreeSet<i32>, jobs: BTreeSet<JobId>) -> (Vec<&'static str>, Vec<String>) {
-    fn join<T: ToString>(ids: &[T]) -> String {
-        ids.iter().map(T::to_string).collect::<Vec<_>>().join(",")
-    }
-    let ready: Vec<i32> = ready.into_iter().collect();
-    let jobs: Vec<JobId> = jobs.into_iter().collect();
-    let mut all: Vec<(&'static str, String)> = ready
-        .chunks(IDS_PER_PAYLOAD)
-        .map(|ids| (TASKS, join(ids)))
-        .collect();
+fn job_payloads(jobs: BTreeSet<JobId>) -> Vec<String> {
     if jobs.len() > MOST_JOBS {
-        all.push((JOBS, EVERYTHING.to_owned()));
-    } else {
-        all.extend(jobs.chunks(IDS_PER_PAYLOAD).map(|ids| (JOBS, join(ids))));
+        return vec![EVERYTHING.to_owned()];
     }
-    all.into_iter().unzip()
+    let ids: Vec<String> = jobs.iter().map(JobId::to_string).collect();
+    ids.chunks(IDS_PER_PAYLOAD)
+        .map(|chunk| chunk.join(","))
+        .collect()
 }
 
 /// What tells two databases apart; a process rarely has more than one.
@@ -279,18 +290,15 @@ mod tests {
     #[test]
     fn payloads_stay_below_the_limit_of_the_server() {
         let jobs: BTreeSet<JobId> = (0..1_000).map(|_| JobId::generate()).collect();
-        let (channels, texts) = payloads((0..500).collect(), jobs);
-        assert_eq!(channels.len(), 3 + 5);
+        let texts = job_payloads(jobs);
+        assert_eq!(texts.len(), 5);
         assert!(texts.iter().all(|text| text.len() < 8_000));
     }
 
     #[test]
     fn too_many_jobs_are_announced_as_everything() {
         let jobs: BTreeSet<JobId> = (0..=MOST_JOBS).map(|_| JobId::generate()).collect();
-        assert_eq!(
-            payloads(BTreeSet::new(), jobs),
-            (vec![JOBS], vec!["*".to_owned()])
-        );
+        assert_eq!(job_payloads(jobs), ["*"]);
     }
 
     #[test]
