@@ -105,11 +105,9 @@ async fn an_official_client_speaks_openai_with_any_model() {
     let (status, body) = server
         .submit(with_sample(&[("model", "whisper-nano")]))
         .await;
-    assert_eq!(
-        (status, &body["status"]),
-        (StatusCode::CREATED, &json!("pending")),
-        "{body}"
-    );
+    // A job, not a transcript; a worker may have taken it up already.
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert!(body["id"].is_string() && body["text"].is_null(), "{body}");
 }
 
 #[tokio::test]
