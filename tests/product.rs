@@ -200,8 +200,13 @@ impl Process {
     /// Asks it to stop and waits until it has.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
+        self.end().await
+    }
+
+    /// Waits until it has ended.
+    async fn end(&mut self) -> ExitStatus {
         let name = self.name.clone();
-        eventually(&format!("{name} to stop"), async || {
+        eventually(&format!("{name} to end"), async || {
             self.child.try_wait().unwrap()
         })
         .await
@@ -299,6 +304,9 @@ impl Product {
             folder,
             started: 0,
         };
+        let mut migrate = product.spawn("migrate", &["migrate"], &[]);
+        let migrated = migrate.end().await;
+        assert!(migrated.success(), "{migrated}: {}", migrate.log());
         product.start_api().await;
         product
     }
@@ -324,15 +332,13 @@ impl Product {
         Process::dalston(&name, arguments, &environment, &log)
     }
 
-    /// Migrates (the first time) and starts the API, and waits until it answers.
+    /// Starts the API and waits until it answers.
     pub async fn start_api(&mut self) {
         self.start_api_with(&[]).await;
     }
 
     /// As [`Product::start_api`], with settings of this process only.
     pub async fn start_api_with(&mut self, settings: &[(&str, &str)]) {
-        let mut migrate = self.spawn("migrate", &["migrate"], &[]);
-        eventually("migrate to end", async || migrate.has_ended().then_some(())).await;
         self.api = Some(self.spawn("api", &["api"], settings));
         let health = format!("{}/health", self.url);
         eventually("the API to answer", async || {

@@ -3,7 +3,7 @@
  *   DALSTON_FAULT_CLOCK_OFFSET_S=3600    the wall clock of this process is an hour ahead (negative: behind);
  *                                        the monotonic clock, which timers use, is left alone.
  *   DALSTON_FAULT_FULL_WHILE=/path/flag  writes to regular files fail with "no space left on device" while the
- *                                        file `flag` exists; sockets, pipes and terminals still work.
+ *                                        file `flag` exists; sockets, pipes and the standard streams (the log) still work.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -52,7 +52,7 @@ time_t time(time_t *result) {
 static int disk_is_full_for(int descriptor) {
   const char *flag = getenv("DALSTON_FAULT_FULL_WHILE");
   struct stat facts;
-  return flag && access(flag, F_OK) == 0 && fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode);
+  return flag && descriptor > STDERR_FILENO && access(flag, F_OK) == 0 && fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode);
 }
 
 #define FAIL_WHEN_FULL(descriptor) \

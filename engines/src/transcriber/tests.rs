@@ -134,6 +134,19 @@ fn request(seconds: u64) -> TranscribeRequest {
     TranscribeRequest::new(Arc::new(Silence(seconds)), TranscribeOptions::default())
 }
 
+/// A request that only `cancel` ends.
+fn endless_request(cancel: &CancelFlag) -> TranscribeRequest {
+    TranscribeRequest {
+        control: Control {
+            cancel: cancel.clone(),
+            progress: None,
+        },
+        // Derived from so long an audio, no clock could hold it.
+        time_limit: Some(Duration::from_secs(3600)),
+        ..request(ENDLESS)
+    }
+}
+
 #[test]
 fn requests_that_arrive_meanwhile_join_the_next_call() {
     let Bench {
@@ -144,16 +157,7 @@ fn requests_that_arrive_meanwhile_join_the_next_call() {
     } = bench(false);
     std::thread::scope(|scope| {
         let cancel = CancelFlag::new();
-        let control = Control {
-            cancel: cancel.clone(),
-            progress: None,
-        };
-        let long = TranscribeRequest {
-            control,
-            // Derived from so long an audio, no clock could hold it.
-            time_limit: Some(Duration::from_secs(3600)),
-            ..request(ENDLESS)
-        };
+        let long = endless_request(&cancel);
         let long = scope.spawn(|| handle.transcribe(long));
         assert_eq!(seen.recv().unwrap(), 1);
         let short = scope.spawn(|| handle.transcribe(request(1)));
@@ -215,15 +219,7 @@ fn giving_up_one_of_two_requests_leaves_the_other_running() {
     } = bench(false);
     std::thread::scope(|scope| {
         let cancel = CancelFlag::new();
-        let control = Control {
-            cancel: cancel.clone(),
-            progress: None,
-        };
-        let given_up = TranscribeRequest {
-            control,
-            time_limit: Some(Duration::from_secs(3600)),
-            ..request(ENDLESS)
-        };
+        let given_up = endless_request(&cancel);
         let given_up = scope.spawn(|| handle.transcribe(given_up));
         assert_eq!(seen.recv().unwrap(), 1);
         let kept = scope.spawn(|| handle.transcribe(request(3)));
