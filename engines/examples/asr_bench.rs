@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use dalston_engines::model_folder::Precision;
-use dalston_engines::registry::LoadOptions;
+use dalston_engines::registry::{LoadOptions, engine_of};
 use dalston_engines::{
     AudioSource, Device, LongForm, Runtime, RuntimeOptions, SAMPLE_RATE, SpeechRegion,
-    TranscribeOptions, TranscribeRequest, WavSource, whisper,
+    TranscribeOptions, TranscribeRequest, WavSource,
 };
 
 /// Length of a window, seconds.
@@ -43,7 +43,10 @@ fn main() -> anyhow::Result<()> {
         threads: threads.parse().context("THREADS is no number")?,
         batch_size: batch.parse().context("BATCH is no number")?,
     };
-    let transcriber = whisper::load(&runtime, Path::new(model), &options)?;
+    let folder = Path::new(model);
+    let transcriber = (engine_of(folder)?.load)(&runtime, folder, &options)?
+        .into_transcriber()
+        .context("the model is no transcriber")?;
     let source: Arc<dyn AudioSource> = Arc::new(WavSource::open(Path::new(audio))?);
     let seconds = source.n_samples() as f64 / f64::from(SAMPLE_RATE);
 

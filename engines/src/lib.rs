@@ -19,7 +19,7 @@ pub mod whisper;
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
 pub use error::{EngineError, Result};
 pub use model_folder::Precision;
-pub use registry::{ENGINES, EngineSpec, LoadOptions, ModelDescription, Stage};
+pub use registry::{ENGINES, EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};
 pub use session::{Device, RunGuard, Runtime, RuntimeOptions, SessionOptions};
 pub use transcriber::{BatchTranscriber, TranscribeRequest, TranscriberHandle};
 pub use transcription::{

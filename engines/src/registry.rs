@@ -14,6 +14,10 @@ use crate::whisper;
 pub enum Stage {
     /// Audio to text: [`crate::BatchTranscriber`].
     Transcribe,
+    /// Text and audio to words with times.
+    Align,
+    /// Audio to speaker turns.
+    Diarize,
 }
 
 impl Stage {
@@ -21,6 +25,8 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Transcribe => "transcribe",
+            Self::Align => "align",
+            Self::Diarize => "diarize",
         }
     }
 }
@@ -65,14 +71,41 @@ pub struct ModelDescription {
     pub translates: bool,
     /// Whether it times words itself.
     pub native_words: bool,
-    /// Whether prompt and vocabulary have an effect.
-    pub takes_prompt: bool,
+    /// How it times words: `attention`, `tdt`, `rnnt`, `ctc`, `phoneme_wav2vec`; `None` when it gives words no times.
+    pub alignment_method: Option<&'static str>,
+    /// How a vocabulary acts on it: `prompt_conditioning`, `phrase_boosting` or `none`.
+    pub vocabulary: &'static str,
+    /// Whether it is a part that another model of its stage needs, and runs no task by itself.
+    pub component: bool,
     /// Whether it gives results while audio still arrives.
     pub streaming: bool,
     /// The weights that would run: [`Precision::Float`] or [`Precision::Int8`].
     pub precision: Precision,
     /// Bytes of weights loaded: the least memory the model takes.
     pub weight_bytes: u64,
+}
+
+/// A model in memory, ready for work. Clones share it.
+#[derive(Clone)]
+pub enum LoadedModel {
+    /// Audio to text.
+    Transcriber(TranscriberHandle),
+}
+
+impl LoadedModel {
+    /// The transcriber, if it is one.
+    pub fn into_transcriber(self) -> Option<TranscriberHandle> {
+        match self {
+            Self::Transcriber(transcriber) => Some(transcriber),
+        }
+    }
+
+    /// Bytes of weights the model holds.
+    pub fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Transcriber(transcriber) => transcriber.weight_bytes(),
+        }
+    }
 }
 
 /// One engine.
@@ -85,8 +118,8 @@ pub struct EngineSpec {
     pub recognizes: fn(&Path) -> bool,
     /// What the model in a folder can do on a device.
     pub describe: fn(&Path, Precision, Device) -> Result<ModelDescription>,
-    /// Loads the model in a folder onto a thread of its own.
-    pub load: fn(&Runtime, &Path, &LoadOptions) -> Result<TranscriberHandle>,
+    /// Loads the model in a folder.
+    pub load: fn(&Runtime, &Path, &LoadOptions) -> Result<LoadedModel>,
 }
 
 /// Every engine there is.
@@ -140,7 +173,9 @@ mod tests {
         let description = (spec.describe)(&nano(), Precision::Auto, Device::Cpu).unwrap();
         assert_eq!(description.languages.len(), 99);
         assert_eq!(description.precision, Precision::Int8);
-        assert!(description.native_words && description.translates && description.takes_prompt);
+        assert!(description.native_words && description.translates && !description.component);
+        assert_eq!(description.alignment_method, Some("attention"));
+        assert_eq!(description.vocabulary, "prompt_conditioning");
         assert!((2_000_000..4_000_000).contains(&description.weight_bytes));
     }
 

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::model_folder::{ModelFolder, Precision};
-use crate::registry::{EngineSpec, LoadOptions, ModelDescription, Stage};
+use crate::registry::{EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};
 use crate::session::{Device, Runtime};
 use crate::transcriber::TranscriberHandle;
 use model::PublishedModel;
@@ -68,7 +68,13 @@ fn describe(folder: &Path, precision: Precision, device: Device) -> Result<Model
         languages,
         translates: model.tokens.translate.is_some(),
         native_words: model.has_cross_attention(),
-        takes_prompt: model.tokens.sot_prev.is_some(),
+        alignment_method: model.has_cross_attention().then_some("attention"),
+        vocabulary: if model.tokens.sot_prev.is_some() {
+            "prompt_conditioning"
+        } else {
+            "none"
+        },
+        component: false,
         streaming: false,
         precision: model.graphs.precision,
         weight_bytes: model.graphs.bytes(),
@@ -79,7 +85,7 @@ fn describe(folder: &Path, precision: Precision, device: Device) -> Result<Model
 ///
 /// # Errors
 /// What is missing or wrong in the folder, or what ONNX Runtime says of its graphs.
-pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<TranscriberHandle> {
+pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<LoadedModel> {
     let folder = ModelFolder::read(folder, options.precision, runtime.device())?;
     let name = folder.path.file_name().map_or_else(
         || "whisper".into(),
@@ -89,12 +95,13 @@ pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<T
         threads: options.threads,
         batch_size: options.batch_size,
     };
-    match OptimizedModel::load(runtime, &folder, options.threads) {
+    let handle = match OptimizedModel::load(runtime, &folder, options.threads) {
         Ok(backend) => TranscriberHandle::spawn(&name, Whisper::new(backend, folder, pipeline)?),
         Err(reason) => {
             tracing::info!(model = %name, %reason, "the model runs from its published graphs");
             let backend = PublishedModel::load(runtime, &folder, options.threads)?;
             TranscriberHandle::spawn(&name, Whisper::new(backend, folder, pipeline)?)
         }
-    }
+    };
+    handle.map(LoadedModel::Transcriber)
 }

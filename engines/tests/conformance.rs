@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use dalston_engines::registry::engine_of;
+use dalston_engines::registry::{Stage, engine_of};
 use dalston_engines::{
     AudioSource, CancelFlag, Control, Device, ENGINES, EngineError, LoadOptions, Precision,
     Runtime, RuntimeOptions, TranscribeOptions, TranscribeRequest, TranscriberHandle,
@@ -36,13 +36,19 @@ fn subjects() -> &'static [Subject] {
             let Ok(engine) = engine_of(&folder) else {
                 continue;
             };
-            let model = (engine.load)(&runtime, &folder, &options).unwrap();
+            let loaded = (engine.load)(&runtime, &folder, &options).unwrap();
+            let Some(model) = loaded.into_transcriber() else {
+                continue;
+            };
             subjects.push(Subject {
                 name: format!("{} on {}", engine.id, folder.display()),
                 model,
             });
         }
-        for engine in ENGINES {
+        for engine in ENGINES
+            .iter()
+            .filter(|engine| engine.stage == Stage::Transcribe)
+        {
             let tested = subjects
                 .iter()
                 .any(|subject| subject.name.starts_with(engine.id));

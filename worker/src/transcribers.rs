@@ -48,5 +48,8 @@ pub fn load(
         threads,
         ..LoadOptions::for_device(runtime.device())
     };
-    Ok((engine.load)(runtime, &model.folder, &options)?)
+    let loaded = (engine.load)(runtime, &model.folder, &options)?;
+    loaded.into_transcriber().ok_or_else(|| {
+        StageError::permanent(format!("The model {} is no transcriber.", model.id()))
+    })
 }

@@ -37,7 +37,8 @@ async fn the_unpacked_models_find_speech_and_transcribe_it() {
     };
     let engine = engine_of(&nano.folder).unwrap();
     assert_eq!(engine.id, nano.manifest.engine);
-    let model = (engine.load)(&runtime, &nano.folder, &options).unwrap();
+    let loaded = (engine.load)(&runtime, &nano.folder, &options).unwrap();
+    let model = loaded.into_transcriber().unwrap();
     let words = TranscribeOptions {
         word_timestamps: true,
         ..TranscribeOptions::default()
