@@ -14,6 +14,7 @@ pub mod session;
 pub mod transcriber;
 pub mod transcription;
 pub mod vad;
+pub mod watch;
 pub mod whisper;
 
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
