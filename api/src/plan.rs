@@ -200,18 +200,18 @@ mod tests {
         words: bool,
         translates: bool,
     ) -> OfferedCapability {
+        let capability = Capability {
+            stage: Stage::Transcribe,
+            engine: "whisper".to_owned(),
+            model: model.to_owned(),
+        };
         OfferedCapability {
-            capability: Capability {
-                stage: Stage::Transcribe,
-                engine: "whisper".to_owned(),
-                model: model.to_owned(),
-            },
             languages: languages.map(|known| known.iter().map(|code| (*code).to_owned()).collect()),
             native_words: words,
             translates,
             size_bytes: size,
-            device: "cpu".to_owned(),
             vocabulary_method: if words { "prompt_conditioning" } else { "none" }.to_owned(),
+            ..OfferedCapability::new(capability)
         }
     }
 

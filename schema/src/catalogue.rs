@@ -71,18 +71,19 @@ impl Entry {
     /// The capability a worker has that holds this model on `device` (`cpu` or `cuda`), its files being `size_bytes`.
     #[must_use]
     pub fn offered(&self, device: &str, size_bytes: u64) -> OfferedCapability {
+        let capability = Capability {
+            stage: self.stage,
+            engine: self.engine.clone(),
+            model: self.id.clone(),
+        };
         OfferedCapability {
-            capability: Capability {
-                stage: self.stage,
-                engine: self.engine.clone(),
-                model: self.id.clone(),
-            },
             languages: self.languages.clone(),
             native_words: self.words,
             translates: self.translates,
             size_bytes,
             device: device.to_owned(),
             vocabulary_method: vocabulary_method(&self.engine).to_owned(),
+            ..OfferedCapability::new(capability)
         }
     }
 }

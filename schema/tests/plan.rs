@@ -34,13 +34,10 @@ pub(crate) fn transcribe(model: &str) -> Capability {
 
 pub(crate) fn offer(capability: Capability) -> OfferedCapability {
     OfferedCapability {
-        capability,
         languages: Some(vec!["en".to_owned()]),
         native_words: true,
-        translates: false,
         size_bytes: 1_000,
-        device: "cpu".to_owned(),
-        vocabulary_method: "none".to_owned(),
+        ..OfferedCapability::new(capability)
     }
 }
 

@@ -25,12 +25,15 @@ begin
     from jsonb_array_elements(p_offered) with ordinality as e (o, n);
   delete from worker_capabilities where worker_id = p_worker;
   insert into worker_capabilities (worker_id, capability_id, languages, native_words, translates, size_bytes, device,
-                                   vocabulary_method)
+                                   vocabulary_method, alignment_method, streaming, max_audio_seconds, memory_bytes,
+                                   execution_provider)
   select p_worker, capability_ids[n],
          case when jsonb_typeof(o->'languages') = 'array'
               then array(select jsonb_array_elements_text(o->'languages')) end,
          (o->>'native_words')::boolean, (o->>'translates')::boolean, (o->>'size_bytes')::bigint, o->>'device',
-         o->>'vocabulary_method'
+         o->>'vocabulary_method', o->>'alignment_method', coalesce((o->>'streaming')::boolean, false),
+         (o->>'max_audio_seconds')::double precision, coalesce((o->>'memory_bytes')::bigint, 0),
+         coalesce(o->>'execution_provider', '')
     from jsonb_array_elements(p_offered) with ordinality as e (o, n)
   on conflict do nothing;
 

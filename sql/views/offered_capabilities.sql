@@ -1,10 +1,7 @@
 -- offered_capabilities: what the live workers can run between them; what the planner plans with.
 create view offered_capabilities as
 select distinct on (k.id) k.id as capability_id, k.stage, k.engine, k.model,
-       jsonb_build_object(
-         'stage', k.stage, 'engine', k.engine, 'model', k.model, 'languages', c.languages,
-         'native_words', c.native_words, 'translates', c.translates, 'size_bytes', c.size_bytes,
-         'device', c.device, 'vocabulary_method', c.vocabulary_method) as offer
+       capability_offer(k, c) as offer
   from workers w
   join worker_capabilities c on c.worker_id = w.id
   join capabilities k on k.id = c.capability_id

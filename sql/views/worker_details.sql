@@ -1,13 +1,10 @@
 -- worker_details: a worker as the API reads it.
 create view worker_details as
-select w.id, w.hostname, w.version, w.device, w.slots, w.active_tasks, w.loaded_models,
+select w.id, w.hostname, w.version, w.device, w.slots, w.active_tasks, w.loaded_models, w.model_bytes,
        case when w.last_seen_at <= dalston_now() - interval '1 min' then 'silent'
             when w.draining then 'draining' else 'live' end as status,
        w.started_at, w.last_seen_at,
-       (select coalesce(jsonb_agg(jsonb_build_object(
-                 'stage', k.stage, 'engine', k.engine, 'model', k.model, 'languages', c.languages,
-                 'native_words', c.native_words, 'translates', c.translates, 'size_bytes', c.size_bytes,
-                 'device', c.device, 'vocabulary_method', c.vocabulary_method) order by k.stage, k.engine, k.model), '[]')
+       (select coalesce(jsonb_agg(capability_offer(k, c) order by k.stage, k.engine, k.model), '[]')
           from worker_capabilities c join capabilities k on k.id = c.capability_id where c.worker_id = w.id) as capabilities
   from workers w;
 

@@ -39,18 +39,15 @@ pub struct LoadEngineConfig {
 /// The capability a worker with this engine offers. Its size is 0, so `auto` never prefers it to a real model.
 #[must_use]
 pub fn capability() -> OfferedCapability {
+    let capability = Capability {
+        stage: Stage::Transcribe,
+        engine: NAME.to_owned(),
+        model: NAME.to_owned(),
+    };
     OfferedCapability {
-        capability: Capability {
-            stage: Stage::Transcribe,
-            engine: NAME.to_owned(),
-            model: NAME.to_owned(),
-        },
-        languages: None,
         native_words: true,
         translates: true,
-        size_bytes: 0,
-        device: "cpu".to_owned(),
-        vocabulary_method: "none".to_owned(),
+        ..OfferedCapability::new(capability)
     }
 }
 

@@ -197,15 +197,7 @@ fn capabilities(models: &Models, device: &str, config: &WorkerConfig) -> Vec<Off
 }
 
 fn plain(stage: Stage) -> OfferedCapability {
-    OfferedCapability {
-        capability: Capability::without_model(stage),
-        languages: None,
-        native_words: false,
-        translates: false,
-        size_bytes: 0,
-        device: "cpu".to_owned(),
-        vocabulary_method: "none".to_owned(),
-    }
+    OfferedCapability::new(Capability::without_model(stage))
 }
 
 /// A capability in one word, for logs: `prepare` or `transcribe/whisper/whisper-nano`.

@@ -104,13 +104,8 @@ pub(crate) async fn worker(pool: &PgPool) -> Result<(WorkerId, Vec<Wanted>)> {
     ]
     .into_iter()
     .map(|capability| OfferedCapability {
-        capability,
-        languages: None,
         native_words: true,
-        translates: false,
-        size_bytes: 0,
-        device: "cpu".to_owned(),
-        vocabulary_method: "none".to_owned(),
+        ..OfferedCapability::new(capability)
     })
     .collect();
     let ids = workers::register(pool, &new, &offers).await?;

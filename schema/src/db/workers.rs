@@ -63,6 +63,8 @@ pub struct Worker {
     pub active_tasks: i32,
     /// Models it has in memory.
     pub loaded_models: Vec<String>,
+    /// Bytes of memory each of `loaded_models` counts with; `None` where unknown.
+    pub model_bytes: Vec<Option<i64>>,
     /// `live`, `draining` or `silent` (no heartbeat for a minute).
     pub status: String,
     /// When it registered.
@@ -165,7 +167,7 @@ pub async fn deregister(pool: &PgPool, worker: WorkerId) -> Result<(), DbError> 
 /// Database trouble only.
 pub async fn list(pool: &PgPool) -> Result<Vec<Worker>, DbError> {
     statement::rows(
-        "select id, hostname, version, device, slots, active_tasks, loaded_models, status, started_at, last_seen_at,
+        "select id, hostname, version, device, slots, active_tasks, loaded_models, model_bytes, status, started_at, last_seen_at,
                 capabilities
            from worker_details order by started_at, id",
     )

@@ -120,18 +120,19 @@ impl InstalledModel {
     /// The capability of a worker that holds this model on `device` (`cpu` or `cuda`).
     #[must_use]
     pub fn offered(&self, device: &str) -> OfferedCapability {
+        let capability = Capability {
+            stage: self.manifest.stage,
+            engine: self.manifest.engine.clone(),
+            model: self.manifest.id.clone(),
+        };
         OfferedCapability {
-            capability: Capability {
-                stage: self.manifest.stage,
-                engine: self.manifest.engine.clone(),
-                model: self.manifest.id.clone(),
-            },
             languages: self.manifest.languages.clone(),
             native_words: self.manifest.words,
             translates: self.manifest.translates,
             size_bytes: self.size_bytes(),
             device: device.to_owned(),
             vocabulary_method: vocabulary_method(&self.manifest.engine).to_owned(),
+            ..OfferedCapability::new(capability)
         }
     }
 }

@@ -28,6 +28,7 @@ pub(super) const MIGRATIONS: &[SqlFile] = files!["migrations":
     "0012_audit_log",
     "0013_request_counts",
     "0014_job_events_queue",
+    "0015_capability_details",
 ];
 
 /// One function each, named like its file; replaced whenever a file changes.
@@ -37,6 +38,7 @@ pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
     "cancel_attempt",
     "cancel_job",
     "capability_id",
+    "capability_offer",
     "check_leases",
     "claim_tasks",
     "complete_task",
