@@ -92,6 +92,7 @@ pub fn plan(
             && transcriber.native_words,
         channel: None,
         chunk: None,
+        integrated: None,
     };
     let chosen = Some((transcriber, explanation));
     let transcribe = task(

@@ -13,13 +13,27 @@ impl ArtifactKey {
     /// letters or digits becomes `bin`.
     #[must_use]
     pub fn original_audio(job: JobId, extension: &str) -> Self {
-        let plain = (1..=8).contains(&extension.len())
-            && extension
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         Self(format!(
             "jobs/{job}/audio/original.{}",
-            if plain { extension } else { "bin" }
+            plain_extension(extension)
+        ))
+    }
+
+    /// A further file of a job that has several: `jobs/{job}/audio/track{n}.{extension}`, `n` from 1.
+    #[must_use]
+    pub fn track_audio(job: JobId, index: usize, extension: &str) -> Self {
+        Self(format!(
+            "jobs/{job}/audio/track{index}.{}",
+            plain_extension(extension)
+        ))
+    }
+
+    /// A recording of a known speaker: `jobs/{job}/audio/speaker{n}.{extension}`, `n` from 0.
+    #[must_use]
+    pub fn speaker_reference(job: JobId, index: usize, extension: &str) -> Self {
+        Self(format!(
+            "jobs/{job}/audio/speaker{index}.{}",
+            plain_extension(extension)
         ))
     }
 
@@ -55,6 +69,14 @@ impl ArtifactKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn plain_extension(extension: &str) -> &str {
+    let plain = (1..=8).contains(&extension.len())
+        && extension
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if plain { extension } else { "bin" }
 }
 
 impl fmt::Display for ArtifactKey {

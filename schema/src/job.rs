@@ -109,6 +109,72 @@ impl SpeakerDetection {
     }
 }
 
+/// A recording of a speaker whose name is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeakerReference {
+    /// The speaker's name.
+    pub name: String,
+    /// Object-store key of the recording.
+    pub key: String,
+}
+
+/// One of several files that make one recording, with one speaker on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    /// Object-store key of the file.
+    pub key: String,
+    /// Where it begins on the recording's clock, in seconds, not negative.
+    pub offset: f64,
+    /// Length in seconds.
+    pub duration: f64,
+    /// Name of its speaker.
+    pub name: Option<String>,
+}
+
+/// Whether the stages of a job are tasks of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineMode {
+    /// One task a stage, each on whichever worker takes it.
+    #[default]
+    Staged,
+    /// One task transcribes, aligns and tells speakers apart, on a worker that has all the models.
+    Integrated,
+}
+
+/// How long files are cut into chunks for several workers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chunking {
+    /// Length of a chunk aimed at, seconds. Files of less than twice this stay whole; 0 never cuts.
+    pub target_seconds: f64,
+    /// Shortest chunk, seconds.
+    pub minimum_seconds: f64,
+}
+
+impl Default for Chunking {
+    /// Five minutes, at least one.
+    fn default() -> Self {
+        Self {
+            target_seconds: 300.0,
+            minimum_seconds: 60.0,
+        }
+    }
+}
+
+impl Chunking {
+    /// No cutting at all.
+    pub const OFF: Self = Self {
+        target_seconds: 0.0,
+        minimum_seconds: 0.0,
+    };
+
+    /// Whether a file of this length, in seconds, is cut.
+    #[must_use]
+    pub fn applies_to(&self, seconds: f64) -> bool {
+        self.target_seconds > 0.0 && seconds >= 2.0 * self.target_seconds
+    }
+}
+
 /// What the user asked for. Stored as JSON with the job; a new field needs no migration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -117,6 +183,10 @@ pub struct JobParameters {
     pub dialect: Dialect,
     /// Model asked for: `auto`, a model id or an engine id.
     pub model: String,
+    /// The same for the stage `align`; `None` is auto.
+    pub model_align: Option<String>,
+    /// The same for the stage `diarize`; `None` is auto.
+    pub model_diarize: Option<String>,
     /// Language (ISO 639-1); `None` detects it.
     pub language: Option<String>,
     /// Translate to English instead of transcribing.
@@ -139,6 +209,14 @@ pub struct JobParameters {
     pub max_speakers: Option<u32>,
     /// Names for speakers, in order of first speech.
     pub known_speaker_names: Vec<String>,
+    /// Recordings of known speakers, at most 4, matched by voice.
+    pub known_speaker_references: Vec<SpeakerReference>,
+    /// The files of a recording in several files, the first being the job's upload; empty for one file.
+    pub tracks: Vec<Track>,
+    /// Whether the stages are tasks of their own.
+    pub pipeline: PipelineMode,
+    /// How a long file is cut; `None` is the server's setting, which `submit` fills in.
+    pub chunking: Option<Chunking>,
     /// What the planner could not give, in words; ends in the transcript's warnings.
     pub planning_warnings: Vec<String>,
 }
@@ -148,6 +226,8 @@ impl Default for JobParameters {
         Self {
             dialect: Dialect::Native,
             model: "auto".to_owned(),
+            model_align: None,
+            model_diarize: None,
             language: None,
             translate: false,
             prompt: None,
@@ -159,6 +239,10 @@ impl Default for JobParameters {
             min_speakers: None,
             max_speakers: None,
             known_speaker_names: Vec::new(),
+            known_speaker_references: Vec::new(),
+            tracks: Vec::new(),
+            pipeline: PipelineMode::Staged,
+            chunking: None,
             planning_warnings: Vec::new(),
         }
     }

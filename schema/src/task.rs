@@ -7,7 +7,15 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, TaskId, TenantId};
-use crate::transcript::Segment;
+
+mod payload;
+
+pub use crate::transcript::SpeakerTurn;
+pub use payload::{
+    AlignRequest, AlignResponse, Branch, Chunk, DiarizeRequest, DiarizeResponse, FanOut,
+    IntegratedStages, MergeRequest, PrepareRequest, PrepareResponse, PreparedAudio, SourceAudio,
+    TrackSource, TranscribeRequest, TranscribeResponse,
+};
 
 /// One step of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -196,7 +204,7 @@ pub struct ClaimedTask {
     pub lease: i64,
     /// Number of this attempt, from 1.
     pub attempt: i32,
-    /// What the planner put in: a [`PrepareRequest`], [`TranscribeRequest`] or [`MergeRequest`] as JSON.
+    /// What the planner put in: the request of its stage, for example a [`TranscribeRequest`], as JSON.
     pub request: serde_json::Value,
 }
 
@@ -244,125 +252,6 @@ pub struct NewTask {
     pub chosen_because: Option<String>,
     /// What it is given, as JSON.
     pub request: serde_json::Value,
-}
-
-/// What `prepare` is given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PrepareRequest {
-    /// Write one prepared file per channel instead of a mono mix.
-    pub split_channels: bool,
-}
-
-/// What `transcribe` is given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TranscribeRequest {
-    /// Language (ISO 639-1), or `None` to detect it.
-    pub language: Option<String>,
-    /// Translate to English instead of transcribing.
-    pub translate: bool,
-    /// Text that conditions the model's style and spelling.
-    pub prompt: Option<String>,
-    /// Words the model should expect.
-    pub vocabulary: Vec<String>,
-    /// Sampling temperature 0–1; `None` runs the fallback ladder from 0.
-    pub temperature: Option<f32>,
-    /// Beams; 1 is greedy.
-    pub beam_size: u32,
-    /// Ask for word times.
-    pub word_timestamps: bool,
-    /// Channel to read when `prepare` split them.
-    pub channel: Option<u16>,
-    /// Part of the file, in seconds, when a long file was cut into chunks.
-    pub chunk: Option<Chunk>,
-}
-
-/// A part of the prepared audio, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Chunk {
-    /// Position among its siblings, from 0.
-    pub index: u32,
-    /// Start, in seconds from the beginning of the file.
-    pub start: f64,
-    /// End, in seconds.
-    pub end: f64,
-}
-
-/// What `merge` is given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct MergeRequest {}
-
-/// One prepared 16 kHz mono file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PreparedAudio {
-    /// Object-store key of the WAV.
-    pub key: String,
-    /// Channel of the original, or `None` for a mono mix.
-    pub channel: Option<u16>,
-    /// Length in seconds.
-    pub duration: f64,
-    /// Level over the whole file, dBFS.
-    pub rms_dbfs: f64,
-    /// Speech found by voice activity detection, `[start, end]` in seconds.
-    pub speech_regions: Vec<(f64, f64)>,
-    /// Lowest and highest sample per bucket over the file, −1 to 1, at most 2,000 buckets.
-    pub peaks: Vec<(f32, f32)>,
-}
-
-/// What `prepare` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PrepareResponse {
-    /// Facts of the original.
-    pub source: SourceAudio,
-    /// The prepared files: one, or one per channel.
-    pub channel_files: Vec<PreparedAudio>,
-    /// Share of the audio that is speech, 0–1.
-    pub speech_ratio: f64,
-    /// Things a user should know.
-    pub warnings: Vec<String>,
-}
-
-/// Facts of an upload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SourceAudio {
-    /// Container, for example `wav` or `mp4`.
-    pub format: String,
-    /// Codec, for example `pcm_s16le` or `aac`.
-    pub codec: String,
-    /// Length in seconds.
-    pub duration: f64,
-    /// Samples a second.
-    pub sample_rate: u32,
-    /// Channels.
-    pub channels: u16,
-    /// Bits a sample, where the codec has such a thing.
-    pub bit_depth: Option<u16>,
-}
-
-/// What `transcribe` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TranscribeResponse {
-    /// The whole text.
-    pub text: String,
-    /// Segments in order, times in seconds of the prepared file.
-    pub segments: Vec<Segment>,
-    /// Language of the text (ISO 639-1).
-    pub language: String,
-    /// Probability of that language, 0–1, when it was detected.
-    pub language_confidence: Option<f64>,
-    /// `requested` or `detected`.
-    pub language_source: String,
-    /// Engine that ran.
-    pub engine: String,
-    /// Model that ran.
-    pub model: String,
-    /// Where it ran: `cpu` or `cuda`.
-    pub device: String,
-    /// How word times were made, for example `attention`; `None` without words.
-    pub alignment_method: Option<String>,
-    /// Channel, when the file was split.
-    pub channel: Option<u16>,
-    /// Things a user should know.
-    pub warnings: Vec<String>,
 }
 
 /// A done task of the same job, as its dependants read it.

@@ -22,6 +22,9 @@ pub struct Transcript {
     pub speakers: Vec<Speaker>,
     /// Segments in order of start.
     pub segments: Vec<TranscriptSegment>,
+    /// Who speaks when, as voices were told apart: the one list in which speakers may overlap. Left out when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<SpeakerTurn>,
     /// Paragraphs; empty until a refining stage fills them.
     pub paragraphs: Vec<serde_json::Value>,
     /// Summary; null until a refining stage fills it.
@@ -89,6 +92,22 @@ pub struct Speaker {
     pub label: Option<String>,
     /// Channel, for per-channel jobs.
     pub channel: Option<u16>,
+}
+
+/// A stretch of audio in which one speaker is the main one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpeakerTurn {
+    /// `SPEAKER_00` …
+    pub speaker: String,
+    /// Start in seconds.
+    pub start: f64,
+    /// End in seconds.
+    pub end: f64,
+    /// How sure the model is of the speaker, 0–1.
+    pub confidence: Option<f64>,
+    /// Others who speak at the same time.
+    pub overlapping_speakers: Vec<String>,
 }
 
 /// A segment as an engine gives it: times in seconds, text, and honest decoder figures.

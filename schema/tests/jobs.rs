@@ -43,6 +43,7 @@ fn transcript(job_id: JobId, text: &str) -> Transcript {
         text: text.to_owned(),
         speakers: Vec::new(),
         segments: Vec::new(),
+        turns: Vec::new(),
         paragraphs: Vec::new(),
         summary: None,
         redacted_text: None,

@@ -74,6 +74,7 @@ pub fn assemble(mut parts: Parts<'_>) -> Transcript {
         text,
         speakers,
         segments,
+        turns: Vec::new(),
         paragraphs: Vec::new(),
         summary: None,
         redacted_text: None,

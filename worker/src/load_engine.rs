@@ -157,7 +157,8 @@ fn response(
         device: "cpu".to_owned(),
         alignment_method: request.word_timestamps.then(|| "unknown".to_owned()),
         channel: audio.channel,
-        warnings: Vec::new(),
+        chunk: request.chunk,
+        ..TranscribeResponse::default()
     }
 }
 
@@ -243,11 +244,9 @@ mod tests {
     fn audio() -> PreparedAudio {
         PreparedAudio {
             key: "jobs/x/prepared.wav".into(),
-            channel: None,
             duration: 100.0,
-            rms_dbfs: -20.0,
             speech_regions: vec![(1.0, 30.0), (35.0, 80.0)],
-            peaks: Vec::new(),
+            ..PreparedAudio::default()
         }
     }
 

@@ -67,8 +67,8 @@ pub fn read(fields: &Fields, default_retention_days: i32) -> Result<Order, ApiEr
         num_speakers,
         min_speakers,
         max_speakers,
-        known_speaker_names: Vec::new(),
         planning_warnings: unused_pins(fields),
+        ..JobParameters::default()
     };
     Ok(Order {
         parameters,

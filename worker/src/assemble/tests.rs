@@ -12,7 +12,7 @@ fn track(channel: Option<u16>, speech_regions: &[(f64, f64)]) -> PreparedAudio {
         duration: 10.0,
         rms_dbfs: -20.0,
         speech_regions: speech_regions.to_vec(),
-        peaks: Vec::new(),
+        ..PreparedAudio::default()
     }
 }
 
@@ -67,6 +67,7 @@ fn transcription(channel: Option<u16>, segments: Vec<Segment>) -> TranscribeResp
         alignment_method: Some("attention".into()),
         channel,
         warnings: vec!["from the engine".into()],
+        ..TranscribeResponse::default()
     }
 }
 

@@ -139,6 +139,7 @@ fn prepared_audio(
     PreparedAudio {
         key: key.to_string(),
         channel,
+        offset: 0.0,
         duration: track.duration(),
         rms_dbfs: track.levels.rms_dbfs,
         speech_regions,

@@ -209,7 +209,9 @@ fn response(
         device: device.to_owned(),
         alignment_method: has_words.then(|| "attention".to_owned()),
         channel: audio.channel,
+        chunk: request.chunk,
         warnings,
+        ..TranscribeResponse::default()
     }
 }
 
@@ -221,17 +223,14 @@ fn without_speech(
 ) -> TranscribeResponse {
     let language = request.language.as_deref().unwrap_or(NO_LANGUAGE);
     TranscribeResponse {
-        text: String::new(),
-        segments: Vec::new(),
         language: language.to_owned(),
-        language_confidence: None,
         language_source: language_source(request),
         engine: context.task.engine.clone(),
         model: context.task.model.clone(),
         device: device.to_owned(),
-        alignment_method: None,
         channel: audio.channel,
-        warnings: Vec::new(),
+        chunk: request.chunk,
+        ..TranscribeResponse::default()
     }
 }
 
@@ -306,11 +305,9 @@ mod tests {
     fn audio(speech_regions: &[Interval]) -> PreparedAudio {
         PreparedAudio {
             key: "jobs/x/prepared.wav".into(),
-            channel: None,
             duration: 100.0,
-            rms_dbfs: -20.0,
             speech_regions: speech_regions.to_vec(),
-            peaks: Vec::new(),
+            ..PreparedAudio::default()
         }
     }
 
