@@ -24,7 +24,7 @@ pub use registry::{ENGINES, EngineSpec, LoadOptions, LoadedModel, ModelDescripti
 pub use session::{Device, RunGuard, Runtime, RuntimeOptions, SessionOptions};
 pub use transcriber::{BatchTranscriber, TranscribeRequest, TranscriberHandle};
 pub use transcription::{
-    CancelFlag, Control, LongForm, Progress, Segment, SpeechRegion, Task, TranscribeOptions,
-    Transcription, Word,
+    CancelFlag, Control, LongForm, Progress, Segment, Settled, SpeechRegion, Task,
+    TranscribeOptions, Transcription, Word,
 };
 pub use vad::{SileroVad, SpeechSpan, VadOptions};

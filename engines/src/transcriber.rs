@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::audio_source::AudioSource;
 use crate::error::{EngineError, Result};
 use crate::session::RunGuard;
-use crate::transcription::{CancelFlag, Control, TranscribeOptions, Transcription};
+use crate::transcription::{CancelFlag, Control, Segment, TranscribeOptions, Transcription};
 
 /// How often a waiting caller looks at its cancel flag: well under the second a cancellation may take.
 const CANCEL_POLL: Duration = Duration::from_millis(20);
@@ -44,6 +44,11 @@ pub trait BatchTranscriber: Send + 'static {
 
     /// Seconds of audio done; only grows.
     fn progress(job: &Self::Job) -> f64;
+
+    /// Segments that nothing still to come changes or precedes, each answered once, in order of time.
+    fn settled(_job: &mut Self::Job) -> Vec<Segment> {
+        Vec::new()
+    }
 
     /// The answer to a finished job.
     ///
@@ -287,8 +292,14 @@ fn answer_finished<M: BatchTranscriber>(model: &M, active: &mut Vec<Active<M::Jo
         .drain(..)
         .partition(|request| M::is_done(&request.job));
     *active = rest;
-    for request in active.iter() {
+    for request in active.iter_mut() {
         request.control.report(M::progress(&request.job));
+        if let Some(tell) = &request.control.settled {
+            let segments = M::settled(&mut request.job);
+            if !segments.is_empty() {
+                tell(&segments);
+            }
+        }
     }
     for request in done {
         let answer = model.finish(request.job);

@@ -176,6 +176,9 @@ impl CancelFlag {
 /// Receives the seconds of audio finished so far; only grows, ends at the duration.
 pub type Progress = Arc<dyn Fn(f64) + Send + Sync>;
 
+/// Receives segments that are certain before the call ends, each once and in order of time.
+pub type Settled = Arc<dyn Fn(&[Segment]) + Send + Sync>;
+
 /// The caller's hand on a running call.
 #[derive(Clone, Default)]
 pub struct Control {
@@ -183,6 +186,9 @@ pub struct Control {
     pub cancel: CancelFlag,
     /// Called from the engine's thread; must not block.
     pub progress: Option<Progress>,
+    /// Called from the engine's thread; must not block. An engine that knows its segments only at the end never calls
+    /// it, and the last ones come with the answer alone.
+    pub settled: Option<Settled>,
 }
 
 impl Control {

@@ -454,7 +454,7 @@ mod tests {
         let (audio, _) = golden("dlg01");
         let control = Control {
             cancel: CancelFlag::new(),
-            progress: None,
+            ..Control::default()
         };
         control.cancel.cancel();
         let stopped = model().speech(&audio, &VadOptions::default(), &control);
@@ -467,6 +467,7 @@ mod tests {
             progress: Some(std::sync::Arc::new(move |done| {
                 sender.lock().unwrap().send(done).unwrap();
             })),
+            ..Control::default()
         };
         model()
             .speech(&audio, &VadOptions::default(), &control)

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use dalston_engines::registry::{Stage, engine_of};
 use dalston_engines::{
-    AudioSource, CancelFlag, Control, Device, ENGINES, EngineError, LoadOptions, Precision,
-    Runtime, RuntimeOptions, TranscribeOptions, TranscribeRequest, TranscriberHandle,
-    Transcription, WavSource,
+    AudioSource, CancelFlag, Control, Device, ENGINES, EngineError, LoadOptions, LongForm,
+    Precision, Runtime, RuntimeOptions, Segment, SpeechRegion, TranscribeOptions,
+    TranscribeRequest, TranscriberHandle, Transcription, WavSource,
 };
 
 struct Subject {
@@ -231,6 +231,7 @@ fn a_cancelled_request_ends_within_a_second_and_the_model_goes_on() {
             control: Control {
                 cancel,
                 progress: Some(progress),
+                ..Control::default()
             },
             ..TranscribeRequest::new(minutes_of_speech(10), english())
         };
@@ -278,6 +279,7 @@ fn progress_only_grows_and_ends_at_the_duration() {
             control: Control {
                 cancel: CancelFlag::new(),
                 progress: Some(progress),
+                ..Control::default()
             },
             ..TranscribeRequest::new(audio("dialogues/dlg01.wav"), english())
         };
@@ -293,6 +295,52 @@ fn progress_only_grows_and_ends_at_the_duration() {
 }
 
 #[test]
+fn what_is_told_early_is_what_the_answer_begins_with() {
+    for subject in subjects() {
+        let regions = (0..6).map(|at| SpeechRegion {
+            start: f64::from(at) * 20.0,
+            end: f64::from(at) * 20.0 + 19.0,
+        });
+        let batched = TranscribeOptions {
+            long_form: LongForm::Batched(regions.collect()),
+            ..english()
+        };
+        for options in [english(), batched] {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let settled = {
+                let told = Arc::clone(&told);
+                Arc::new(move |segments: &[Segment]| {
+                    told.lock().unwrap().extend_from_slice(segments)
+                })
+            };
+            let request = TranscribeRequest {
+                control: Control {
+                    settled: Some(settled),
+                    ..Control::default()
+                },
+                ..TranscribeRequest::new(minutes_of_speech(2), options)
+            };
+            let answer = subject.model.transcribe(request).unwrap();
+            let told = told.lock().unwrap();
+            // An engine may know all of it only at the end; Whisper goes window by window.
+            assert!(!told.is_empty() || !subject.name.starts_with("whisper"));
+            let texts = |segments: &[Segment]| -> Vec<String> {
+                segments
+                    .iter()
+                    .map(|segment| segment.text.clone())
+                    .collect()
+            };
+            assert_eq!(
+                texts(&told),
+                texts(&answer.segments[..told.len()]),
+                "{}",
+                subject.name
+            );
+        }
+    }
+}
+
+#[test]
 fn a_short_file_is_not_stuck_behind_a_long_one() {
     for subject in subjects() {
         let cancel = CancelFlag::new();
@@ -304,6 +352,7 @@ fn a_short_file_is_not_stuck_behind_a_long_one() {
                 progress: Some(Arc::new(move |_| {
                     let _ = started.send(());
                 })),
+                ..Control::default()
             };
             let long = TranscribeRequest {
                 control,

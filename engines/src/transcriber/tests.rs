@@ -139,7 +139,7 @@ fn endless_request(cancel: &CancelFlag) -> TranscribeRequest {
     TranscribeRequest {
         control: Control {
             cancel: cancel.clone(),
-            progress: None,
+            ..Control::default()
         },
         // Derived from so long an audio, no clock could hold it.
         time_limit: Some(Duration::from_secs(3600)),
@@ -188,7 +188,7 @@ fn giving_up_the_only_request_stops_the_running_call() {
         let cancel = CancelFlag::new();
         let control = Control {
             cancel: cancel.clone(),
-            progress: None,
+            ..Control::default()
         };
         let request_5 = TranscribeRequest {
             control,

@@ -66,6 +66,8 @@ pub(crate) struct Walk {
     shape: WindowShape,
     mode: Mode,
     segments: Vec<Segment>,
+    /// How many of them were told as settled.
+    n_told: usize,
     /// Windows given out and not yet taken back.
     in_flight: usize,
     pub warnings: Vec<String>,
@@ -119,6 +121,7 @@ impl Walk {
             shape,
             mode,
             segments: Vec::new(),
+            n_told: 0,
             in_flight: 0,
             warnings: Vec::new(),
         })
@@ -358,6 +361,24 @@ impl Walk {
     /// Takes back a window that was not decoded.
     pub(crate) fn give_up(&mut self) {
         self.in_flight -= 1;
+    }
+
+    /// The segments that are certain by now and were not told before: whatever is still to be decoded starts later.
+    pub(crate) fn settled(&mut self) -> Vec<Segment> {
+        let undecided = match &self.mode {
+            _ if self.in_flight > 0 => return Vec::new(),
+            Mode::Sequential { seek, .. } => self.seconds(*seek),
+            Mode::Batched { waiting, .. } => waiting.front().map_or(f64::INFINITY, |window| {
+                window.start as f64 / f64::from(SAMPLE_RATE)
+            }),
+        };
+        self.segments.sort_by(|a, b| a.start.total_cmp(&b.start));
+        let n_settled = self
+            .segments
+            .partition_point(|segment| segment.start < undecided)
+            .max(self.n_told);
+        let told = std::mem::replace(&mut self.n_told, n_settled);
+        self.segments[told..n_settled].to_vec()
     }
 
     /// All segments in order of time, inside the audio.

@@ -13,7 +13,7 @@ use crate::mel::LogMel;
 use crate::model_folder::ModelFolder;
 use crate::session::RunGuard;
 use crate::transcriber::BatchTranscriber;
-use crate::transcription::{CancelFlag, TranscribeOptions, Transcription};
+use crate::transcription::{CancelFlag, Segment, TranscribeOptions, Transcription};
 use crate::whisper::backend::Backend;
 use crate::whisper::decoding::{DecodeJob, FallbackPolicy, decode_with_fallback};
 use crate::whisper::language::{Detected, detect_language};
@@ -404,6 +404,10 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
 
     fn progress(job: &WhisperJob) -> f64 {
         job.walk.progress()
+    }
+
+    fn settled(job: &mut WhisperJob) -> Vec<Segment> {
+        job.walk.settled()
     }
 
     fn finish(&self, job: WhisperJob) -> Result<Transcription> {

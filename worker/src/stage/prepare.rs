@@ -124,6 +124,7 @@ async fn find_speech(
             let done = share.from + share.width * (seconds / duration.max(f64::EPSILON)).min(1.0);
             meter.report(expected * done, expected);
         })),
+        ..Control::default()
     };
     let path = path.to_owned();
     blocking(move || finder.find(&WavSource::open(&path)?, &control)).await

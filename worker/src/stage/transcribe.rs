@@ -122,6 +122,7 @@ async fn transcribe(
     let control = Control {
         cancel: context.stop.flag().clone(),
         progress: Some(Arc::new(move |seconds| meter.report(seconds, duration))),
+        ..Control::default()
     };
     let options = options(request, &regions);
     let transcription = blocking(move || {
