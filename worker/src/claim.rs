@@ -164,7 +164,7 @@ impl Lane {
     }
 
     fn wanted(&self, environment: &Environment) -> Vec<Wanted> {
-        let loaded = environment.transcribers.loaded();
+        let loaded = environment.models.in_memory();
         let Offer { capabilities, .. } = &*environment.offer.borrow();
         capabilities
             .iter()

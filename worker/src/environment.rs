@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use crate::config::WorkerConfig;
 use crate::lease::Leases;
+use crate::models::Models;
 use crate::registration::Offer;
 use crate::scratch::Scratch;
 use crate::speech::SpeechFinder;
-use crate::transcribers::TranscriberPool;
 
 /// The surroundings of a task.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub struct Environment {
     pub scratch: Scratch,
     /// What this worker offers now.
     pub offer: watch::Receiver<Offer>,
-    /// Models in memory.
-    pub transcribers: TranscriberPool,
+    /// The models tasks take.
+    pub models: Models,
     /// Voice activity detection.
     pub speech: SpeechFinder,
 }

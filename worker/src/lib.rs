@@ -17,13 +17,13 @@ pub mod load_engine;
 pub mod maintenance;
 pub mod model_pool;
 pub mod model_store;
+pub mod models;
 mod outage;
 pub mod registration;
 pub mod scratch;
 pub mod speech;
 pub mod stage;
 pub mod stop;
-pub mod transcribers;
 mod worker;
 
 pub use config::WorkerConfig;

@@ -23,7 +23,7 @@ pub struct ModelKey {
 
 /// A loaded model as heartbeats report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedModel {
+pub struct ModelInMemory {
     /// Which.
     pub key: ModelKey,
     /// Bytes it counts with.
@@ -228,12 +228,12 @@ impl<M: Clone + Send + Sync + 'static> ModelPool<M> {
 
     /// What is loaded now, in order of key.
     #[must_use]
-    pub fn loaded(&self) -> Vec<LoadedModel> {
+    pub fn loaded(&self) -> Vec<ModelInMemory> {
         let entries = self.shared.entries();
-        let mut loaded: Vec<LoadedModel> = entries
+        let mut loaded: Vec<ModelInMemory> = entries
             .iter()
             .filter(|(_, entry)| entry.model.is_some())
-            .map(|(key, entry)| LoadedModel {
+            .map(|(key, entry)| ModelInMemory {
                 key: key.clone(),
                 bytes: entry.bytes,
                 users: entry.users,

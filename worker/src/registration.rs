@@ -1,10 +1,10 @@
 //! What this worker says about itself: who it is, what it can run, that it is alive. Announced again whenever a model
 //! comes or goes, and whenever the database has forgotten the worker.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dalston_engines::Device;
 use dalston_schema::Stage;
 use dalston_schema::WorkerId;
 use dalston_schema::capability::{Capability, OfferedCapability};
@@ -18,9 +18,8 @@ use crate::backoff::Backoff;
 use crate::config::WorkerConfig;
 use crate::lease::Leases;
 use crate::load_engine;
-use crate::model_pool::ModelKey;
-use crate::model_store::{InstalledModel, ModelStore};
-use crate::transcribers::{self, TranscriberPool};
+use crate::model_store::ModelStore;
+use crate::models::{self, Models, PresentModel, PresentModels};
 
 /// Name of the bundled voice activity model.
 pub const VAD_MODEL: &str = "silero-vad";
@@ -31,11 +30,8 @@ pub struct Offer {
     /// Capabilities with their row ids.
     pub capabilities: Vec<(OfferedCapability, i32)>,
     /// The models on disk.
-    pub models: Arc<Models>,
+    pub models: Arc<PresentModels>,
 }
-
-/// The models on disk, by engine and id.
-pub type Models = BTreeMap<ModelKey, InstalledModel>;
 
 /// Announces the worker and keeps the announcement true.
 pub struct Registration {
@@ -45,8 +41,8 @@ pub struct Registration {
     pub worker: WorkerId,
     /// Settings.
     pub config: WorkerConfig,
-    /// `cpu` or `cuda`: where models really run.
-    pub device: &'static str,
+    /// Where models really run: the CPU or CUDA.
+    pub device: Device,
     /// The models on disk.
     pub store: ModelStore,
     /// Receives every announcement that the database accepted.
@@ -54,7 +50,7 @@ pub struct Registration {
     /// For heartbeats: what runs.
     pub leases: Leases,
     /// For heartbeats: what is loaded.
-    pub transcribers: TranscriberPool,
+    pub models: Models,
 }
 
 impl Registration {
@@ -106,15 +102,15 @@ impl Registration {
         &self,
         announced: &mut Option<Vec<OfferedCapability>>,
     ) -> anyhow::Result<()> {
-        let models: Models = self
-            .store
-            .list()
-            .await?
-            .into_iter()
-            .map(|model| (model_key(&model), model))
-            .collect();
+        let models = self.look_at_models().await?;
         let offered = capabilities(&models, self.device, &self.config);
+        self.models.unload_removed(&models);
         if announced.as_ref() == Some(&offered) {
+            self.offer.send_if_modified(|offer| {
+                let changed = *offer.models != models;
+                offer.models = Arc::new(models);
+                changed
+            });
             return Ok(());
         }
         let ids = workers::register(&self.pool, &self.introduction(), &offered).await?;
@@ -125,13 +121,11 @@ impl Registration {
         tracing::info!(
             worker.id = %self.worker,
             capabilities = names.join(" "),
-            device = self.device,
+            device = self.device.as_str(),
             "worker {} offers {}",
             self.worker,
             names.join(", "),
         );
-        self.transcribers
-            .unload_unknown(|key| models.contains_key(key));
         self.offer.send_replace(Offer {
             capabilities: offered.iter().cloned().zip(ids).collect(),
             models: Arc::new(models),
@@ -140,11 +134,29 @@ impl Registration {
         Ok(())
     }
 
+    /// The models on disk. Those that have not changed since the last look are not read again.
+    async fn look_at_models(&self) -> anyhow::Result<PresentModels> {
+        let known = Arc::clone(&self.offer.borrow().models);
+        let (installed, device) = (self.store.list().await?, self.device);
+        let looking = tokio::task::spawn_blocking(move || {
+            let models = installed.into_iter().map(|installed| {
+                let unchanged = known.values().find(|model| model.installed == installed);
+                let model = match unchanged {
+                    Some(model) => model.clone(),
+                    None => PresentModel::look(installed, device),
+                };
+                (model.key(), model)
+            });
+            models.collect()
+        });
+        Ok(looking.await?)
+    }
+
     async fn beat(&self) -> Result<BeatAnswer, dalston_schema::db::DbError> {
         let beat = WorkerBeat {
             loaded_models: self
-                .transcribers
-                .loaded()
+                .models
+                .in_memory()
                 .into_iter()
                 .map(|loaded| (loaded.key.model, Some(loaded.bytes)))
                 .collect(),
@@ -160,33 +172,24 @@ impl Registration {
             hostname: hostname(),
             identity: self.config.identity.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.device.to_owned(),
+            device: self.device.as_str().to_owned(),
             slots: i32::try_from(slots).unwrap_or(i32::MAX),
         }
     }
 }
 
-/// The key under which a model on disk is loaded.
-fn model_key(model: &InstalledModel) -> ModelKey {
-    ModelKey {
-        engine: model.manifest.engine.clone(),
-        model: model.manifest.id.clone(),
-    }
-}
-
 /// What can be offered with these models: `prepare` when voice activity can be detected, `merge` always, and each
 /// model whose engine this program has.
-fn capabilities(models: &Models, device: &str, config: &WorkerConfig) -> Vec<OfferedCapability> {
+fn capabilities(
+    models: &PresentModels,
+    device: Device,
+    config: &WorkerConfig,
+) -> Vec<OfferedCapability> {
     let mut offered = vec![plain(Stage::Merge)];
     if models.keys().any(|key| key.model == VAD_MODEL) {
         offered.push(plain(Stage::Prepare));
     }
-    offered.extend(
-        models
-            .values()
-            .filter(|model| transcribers::has_engine(&model.manifest.engine))
-            .map(|model| model.offered(device)),
-    );
+    offered.extend(models::offered(models, device));
     if config.load_engine.is_some() {
         offered.push(load_engine::capability());
     }

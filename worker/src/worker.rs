@@ -14,15 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::claim::{Bell, Kind, Lane, listen};
 use crate::config::WorkerConfig;
 use crate::environment::Environment;
-use crate::failure::StageError;
 use crate::lease::{LeaseTimes, Leases};
 use crate::maintenance;
 use crate::model_store::ModelStore;
+use crate::models::Models;
 use crate::registration::{Offer, Registration, VAD_MODEL};
 use crate::scratch::Scratch;
 use crate::speech::SpeechFinder;
 use crate::stop::StopReason;
-use crate::transcribers::{self, TranscriberPool};
 
 /// Tasks that were told to stop get this long to record it.
 const STOPPING_TIME: Duration = Duration::from_secs(15);
@@ -53,7 +52,7 @@ impl Worker {
     async fn start(config: WorkerConfig) -> anyhow::Result<Self> {
         config.check()?;
         let runtime = load_runtime(&config).await?;
-        let device = runtime.device().as_str();
+        let device = runtime.device();
         let store = ModelStore::open(&config.model_dir).context("opening the model folder")?;
         store
             .unpack_bundled()
@@ -66,7 +65,12 @@ impl Worker {
         let pool = db::connect(&config.database).context("reading the database URL")?;
         let (offer_sender, offer) = watch::channel(Offer::default());
         let leases = Leases::default();
-        let transcribers = transcriber_pool(&config, &runtime, offer.clone());
+        let models = Models::new(
+            &runtime,
+            config.threads_per_model.get(),
+            config.model_memory_budget,
+            offer.clone(),
+        );
         let worker = WorkerId::generate();
         let speech = SpeechFinder::new(runtime.clone(), store.root().join(VAD_MODEL));
         let registration = Registration {
@@ -77,7 +81,7 @@ impl Worker {
             store,
             offer: offer_sender,
             leases: leases.clone(),
-            transcribers: transcribers.clone(),
+            models: models.clone(),
         };
         let environment = Arc::new(Environment {
             config,
@@ -88,7 +92,7 @@ impl Worker {
             leases,
             scratch,
             offer,
-            transcribers,
+            models,
             speech,
         });
         Ok(Self {
@@ -151,25 +155,6 @@ async fn load_runtime(config: &WorkerConfig) -> anyhow::Result<Runtime> {
     Ok(tokio::task::spawn_blocking(move || Runtime::load(&options)).await??)
 }
 
-/// A pool that loads what the offer of the moment has on disk.
-fn transcriber_pool(
-    config: &WorkerConfig,
-    runtime: &Runtime,
-    offer: watch::Receiver<Offer>,
-) -> TranscriberPool {
-    let (runtime, threads) = (runtime.clone(), config.threads_per_model.get());
-    TranscriberPool::new(config.model_memory_budget, move |key| {
-        let model = offer.borrow().models.get(key).cloned();
-        let model = model.ok_or_else(|| {
-            StageError::retryable(format!(
-                "The model {} was removed from this worker.",
-                key.model
-            ))
-        })?;
-        transcribers::load(&runtime, threads, &model)
-    })
-}
-
 /// What keeps running tasks and the worker's row alive; ends when the last task has.
 fn spawn_keeping(
     loops: &TaskTracker,
@@ -213,7 +198,7 @@ fn spawn_listening(
                 .await
                 .is_some()
             {
-                environment.transcribers.unload_idle(timeout);
+                environment.models.unload_idle(timeout);
             }
         });
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use dalston_schema::db::workers;
-use dalston_worker::model_store::{ModelStore, Transfer};
-use dalston_worker::transcribers::memory_bytes;
+use dalston_worker::model_store::{InstalledModel, ModelStore, Transfer};
+use dalston_worker::models::PresentModel;
 
 use crate::harness::{Harness, eventually, utterance, whisper};
 
@@ -90,7 +90,9 @@ async fn a_second_model_takes_the_memory_of_the_first() {
         .iter()
         .find(|model| model.id() == "whisper-nano")
         .unwrap();
-    let bytes = |model| memory_bytes(dalston_engines::Device::Cpu, model);
+    let bytes = |model: &InstalledModel| {
+        PresentModel::look(model.clone(), dalston_engines::Device::Cpu).memory_bytes()
+    };
     config.model_memory_budget = bytes(&copy) + bytes(nano) - 1;
     let worker = harness.run(config);
     let mut wish = whisper(false);

@@ -22,7 +22,6 @@ use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::load_engine;
 use crate::model_pool::ModelKey;
-use crate::transcribers::memory_bytes;
 
 /// Language of audio without speech, when none was asked for (ISO 639-2 "undetermined").
 const NO_LANGUAGE: &str = "und";
@@ -92,24 +91,13 @@ async fn transcribe(
         engine: context.task.engine.clone(),
         model: context.task.model.clone(),
     };
-    let model = environment
-        .offer
-        .borrow()
-        .models
-        .get(&key)
-        .cloned()
-        .ok_or_else(|| {
-            // Another worker may still have it.
-            StageError::retryable(format!(
-                "The model {} was removed from this worker.",
-                key.model
-            ))
-        })?;
-    let bytes = memory_bytes(environment.runtime.device(), &model);
-    let transcriber = tokio::select! {
-        transcriber = environment.transcribers.acquire(&key, bytes) => transcriber?,
+    let model = tokio::select! {
+        model = environment.models.acquire(&key) => model?,
         () = context.stop.stopped() => return Err(StageError::Stopped),
     };
+    let transcriber = model.clone().into_transcriber().ok_or_else(|| {
+        StageError::permanent(format!("The model {} is no transcriber.", key.model))
+    })?;
     let path = context
         .scratch
         .fetch(
