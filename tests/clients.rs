@@ -1,7 +1,10 @@
 //! Clients that Dalston's users have: the official OpenAI SDK, the `dalston` command, psql.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use dalston_api::export;
+use dalston_schema::Transcript;
 
 use crate::product::{ADMIN_KEY, Product, binary, repository, utterance, words};
 
@@ -36,6 +39,17 @@ fn dalston(product: &Product, arguments: &[&str]) -> Command {
     command
 }
 
+/// The Python that has the clients of others.
+fn python() -> PathBuf {
+    let python = repository().join(".venv/bin/python");
+    assert!(
+        python.exists(),
+        "{} is missing: run `make setup-test` first",
+        python.display()
+    );
+    python
+}
+
 fn sample() -> String {
     utterance(SAMPLE.0).to_str().unwrap().to_owned()
 }
@@ -44,16 +58,31 @@ fn sample() -> String {
 async fn the_official_openai_sdk_works_unchanged() {
     let mut product = Product::start().await;
     product.start_worker().await;
-    let python = repository().join(".venv/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: run `make setup-test` first",
-        python.display()
-    );
-    let mut command = Command::new(python);
+    let mut command = Command::new(python());
     command
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py"))
         .args([&product.url, ADMIN_KEY, &sample(), SAMPLE.1]);
+    let (code, output, errors) = run(command).await;
+    assert_eq!(code, 0, "{output}\n{errors}");
+}
+
+#[tokio::test]
+async fn parsers_of_others_read_every_export() {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+    let transcript = std::fs::read(clients.join("transcript.json")).unwrap();
+    let transcript: Transcript = serde_json::from_slice(&transcript).unwrap();
+    let options = export::Options {
+        max_line_length: 32,
+        ..export::Options::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for format in export::Format::ALL {
+        let file = format!("transcript.{}", format.extension());
+        let text = export::render(format, Some(&transcript), options);
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let mut command = Command::new(python());
+    command.arg(clients.join("exports.py")).arg(folder.path());
     let (code, output, errors) = run(command).await;
     assert_eq!(code, 0, "{output}\n{errors}");
 }

@@ -1,10 +1,14 @@
-//! Transcripts as files: `srt`, `vtt`, `txt` and `json`. Pure: a transcript and options in, text out.
+//! Transcripts as files: `srt`, `vtt`, `txt`, `json`, `tsv`, `rttm` and `lrc`. Pure: a transcript and options in, text
+//! out.
 //!
 //! Times are rounded to milliseconds, speakers show by label or else by id, and a segment too long for one cue becomes
 //! several, so that no text is lost.
 
 pub mod json;
+pub mod lrc;
+pub mod rttm;
 pub mod srt;
+pub mod tsv;
 pub mod txt;
 pub mod vtt;
 
@@ -24,19 +28,36 @@ pub enum Format {
     Txt,
     /// The transcript itself.
     Json,
+    /// Tab-separated values.
+    Tsv,
+    /// Speaker turns.
+    Rttm,
+    /// Timed lines for music players.
+    Lrc,
 }
 
 impl Format {
+    /// Every format, the usual ones first.
+    pub const ALL: [Self; 7] = [
+        Self::Srt,
+        Self::Vtt,
+        Self::Txt,
+        Self::Json,
+        Self::Tsv,
+        Self::Rttm,
+        Self::Lrc,
+    ];
+
     /// Reads a format's name, in any case; `webvtt` means `vtt`.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().as_str() {
-            "srt" => Self::Srt,
-            "vtt" | "webvtt" => Self::Vtt,
-            "txt" => Self::Txt,
-            "json" => Self::Json,
-            _ => return None,
-        })
+        let name = name.to_ascii_lowercase();
+        if name == "webvtt" {
+            return Some(Self::Vtt);
+        }
+        Self::ALL
+            .into_iter()
+            .find(|format| format.extension() == name)
     }
 
     /// The extension of the file.
@@ -47,6 +68,9 @@ impl Format {
             Self::Vtt => "vtt",
             Self::Txt => "txt",
             Self::Json => "json",
+            Self::Tsv => "tsv",
+            Self::Rttm => "rttm",
+            Self::Lrc => "lrc",
         }
     }
 
@@ -54,7 +78,8 @@ impl Format {
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
-            Self::Srt | Self::Txt => "text/plain; charset=utf-8",
+            Self::Srt | Self::Txt | Self::Rttm | Self::Lrc => "text/plain; charset=utf-8",
+            Self::Tsv => "text/tab-separated-values; charset=utf-8",
             Self::Vtt => "text/vtt; charset=utf-8",
             Self::Json => "application/json; charset=utf-8",
         }
@@ -91,29 +116,52 @@ pub fn render(format: Format, transcript: Option<&Transcript>, options: Options)
         Format::Vtt => vtt::render(transcript, options),
         Format::Txt => txt::render(transcript, options),
         Format::Json => json::render(transcript),
+        Format::Tsv => tsv::render(transcript, options),
+        Format::Rttm => rttm::render(transcript),
+        Format::Lrc => lrc::render(transcript, options),
     }
 }
 
-/// Who speaks in a segment: the label the user gave, or else the id.
-fn speaker_of<'a>(transcript: &'a Transcript, segment: &'a TranscriptSegment) -> Option<&'a str> {
+/// Who speaks in a segment, where known.
+fn speaker_of(transcript: &Transcript, segment: &TranscriptSegment) -> Option<String> {
     let id = segment.speaker.as_deref()?;
-    let speaker = transcript.speakers.iter().find(|speaker| speaker.id == id);
-    Some(
-        speaker
-            .and_then(|speaker| speaker.label.as_deref())
-            .filter(|label| !label.is_empty())
-            .unwrap_or(id),
-    )
+    Some(name_of(transcript, id))
 }
 
-/// Hours, minutes, seconds and milliseconds of a time in seconds, rounded.
-fn clock(seconds: f64) -> (u64, u64, u64, u64) {
-    let milliseconds = (seconds.max(0.0) * 1000.0).round() as u64;
-    (
+/// A speaker's label, or else the id; on one line.
+fn name_of(transcript: &Transcript, id: &str) -> String {
+    let speaker = transcript.speakers.iter().find(|speaker| speaker.id == id);
+    let label = speaker.and_then(|speaker| speaker.label.as_deref());
+    let name = label.map(one_line).filter(|label| !label.is_empty());
+    name.unwrap_or_else(|| one_line(id))
+}
+
+/// Text without line breaks, tabs and double spaces.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A time in seconds as whole milliseconds, rounded.
+fn milliseconds(seconds: f64) -> u64 {
+    (seconds.max(0.0) * 1000.0).round() as u64
+}
+
+/// A subtitle's start and end with this sign before the milliseconds. Readers refuse subtitles that take no time, so the
+/// end is at least a millisecond later.
+fn span(start: f64, end: f64, point: char) -> String {
+    let start = milliseconds(start);
+    let end = milliseconds(end).max(start + 1);
+    format!("{} --> {}", clock(start, point), clock(end, point))
+}
+
+/// `HH:MM:SS` and milliseconds.
+fn clock(milliseconds: u64, point: char) -> String {
+    format!(
+        "{:02}:{:02}:{:02}{point}{:03}",
         milliseconds / 3_600_000,
         milliseconds / 60_000 % 60,
         milliseconds / 1000 % 60,
-        milliseconds % 1000,
+        milliseconds % 1000
     )
 }
 
@@ -165,16 +213,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_rounded_to_milliseconds() {
-        for (seconds, expected) in [
-            (1.2, (0, 0, 1, 200)),
-            (0.0, (0, 0, 0, 0)),
-            (59.9996, (0, 1, 0, 0)),
-            (3661.0015, (1, 1, 1, 2)),
-            (-0.5, (0, 0, 0, 0)),
-            (36_000.25, (10, 0, 0, 250)),
+    fn times_are_rounded_to_milliseconds_and_take_at_least_one() {
+        for (start, end, expected) in [
+            (1.2, 2.0, "00:00:01,200 --> 00:00:02,000"),
+            (59.9996, 3661.0015, "00:01:00,000 --> 01:01:01,002"),
+            (-0.5, 36_000.25, "00:00:00,000 --> 10:00:00,250"),
+            (5.0, 5.0, "00:00:05,000 --> 00:00:05,001"),
         ] {
-            assert_eq!(clock(seconds), expected, "{seconds}");
+            assert_eq!(span(start, end, ','), expected);
         }
     }
 
@@ -192,5 +238,8 @@ mod tests {
         assert_eq!(render(Format::Txt, None, options), "");
         assert_eq!(render(Format::Vtt, None, options), "WEBVTT\n");
         assert_eq!(render(Format::Json, None, options), "{}");
+        for format in [Format::Tsv, Format::Rttm, Format::Lrc] {
+            assert_eq!(render(format, None, options), "");
+        }
     }
 }

@@ -301,7 +301,7 @@ async fn exports_are_files_in_four_formats() {
     for (path, message) in [
         (
             format!("{id}/export/docx"),
-            "Unsupported format: docx. Supported formats: srt, vtt, txt, json",
+            "Unsupported format: docx. Supported formats: srt, vtt, txt, json, tsv, rttm, lrc",
         ),
         (
             format!("{pending}/export/srt"),

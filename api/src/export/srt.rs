@@ -2,7 +2,7 @@
 
 use dalston_schema::Transcript;
 
-use super::{Options, clock, cue, speaker_of};
+use super::{Options, cue, span, speaker_of};
 
 /// Writes SubRip; nothing for a transcript without text. A segment without text is left out but keeps its number.
 #[must_use]
@@ -22,17 +22,12 @@ pub fn render(transcript: Option<&Transcript>, options: Options) -> String {
         for cue in cues {
             number += 1;
             lines.push(number.to_string());
-            lines.push(format!("{} --> {}", time(cue.start), time(cue.end)));
+            lines.push(span(cue.start, cue.end, ','));
             lines.push(format!("{prefix}{}", cue.lines.join("\n")));
             lines.push(String::new());
         }
     }
     lines.join("\n")
-}
-
-fn time(seconds: f64) -> String {
-    let (hours, minutes, seconds, milliseconds) = clock(seconds);
-    format!("{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}")
 }
 
 #[cfg(test)]

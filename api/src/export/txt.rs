@@ -22,7 +22,7 @@ pub fn render(transcript: Option<&Transcript>, options: Options) -> String {
         DEFAULT_WIDTH
     };
     let mut lines: Vec<String> = Vec::new();
-    let mut previous: Option<Option<&str>> = None;
+    let mut previous: Option<Option<String>> = None;
     for segment in &transcript.segments {
         if segment.text.trim().is_empty() {
             continue;
@@ -31,8 +31,10 @@ pub fn render(transcript: Option<&Transcript>, options: Options) -> String {
         if previous.is_some_and(|previous| previous != speaker) {
             lines.push(String::new());
         }
+        let prefix = speaker
+            .as_ref()
+            .map_or_else(String::new, |speaker| format!("{speaker}: "));
         previous = Some(speaker);
-        let prefix = speaker.map_or_else(String::new, |speaker| format!("{speaker}: "));
         wrap(&mut lines, &prefix, &segment.text, width);
     }
     lines.join("\n")

@@ -2,7 +2,7 @@
 
 use dalston_schema::Transcript;
 
-use super::{Options, clock, cue, speaker_of};
+use super::{Options, cue, span, speaker_of};
 
 /// Writes WebVTT; the bare header for a transcript without text.
 #[must_use]
@@ -13,9 +13,9 @@ pub fn render(transcript: Option<&Transcript>, options: Options) -> String {
     };
     for segment in &transcript.segments {
         let speaker = speaker_of(transcript, segment).filter(|_| options.include_speakers);
-        let voice = speaker.map_or_else(String::new, |speaker| format!("<v {}>", escape(speaker)));
+        let voice = speaker.map_or_else(String::new, |speaker| format!("<v {}>", escape(&speaker)));
         for cue in cue::cut(segment, options, 0) {
-            lines.push(format!("{} --> {}", time(cue.start), time(cue.end)));
+            lines.push(span(cue.start, cue.end, '.'));
             lines.push(format!("{voice}{}", escape(&cue.lines.join("\n"))));
             lines.push(String::new());
         }
@@ -28,11 +28,6 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
-}
-
-fn time(seconds: f64) -> String {
-    let (hours, minutes, seconds, milliseconds) = clock(seconds);
-    format!("{hours:02}:{minutes:02}:{seconds:02}.{milliseconds:03}")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub struct ExportApi(pub App);
 impl ExportApi {
     /// Export a transcript.
     ///
-    /// `srt`, `vtt` (or `webvtt`), `txt` or `json`.
+    /// `srt`, `vtt` (or `webvtt`), `txt`, `json`, `tsv`, `rttm` or `lrc`.
     #[oai(
         path = "/v1/audio/transcriptions/:job_id/export/:format",
         method = "get"
@@ -50,8 +50,9 @@ impl ExportApi {
     ) -> Result<File, ApiError> {
         let job = readable(&self.0, &caller, job_id.0).await?;
         let format = Format::parse(&format.0).ok_or_else(|| {
+            let known = Format::ALL.map(Format::extension).join(", ");
             ApiError::bad_request(format!(
-                "Unsupported format: {}. Supported formats: srt, vtt, txt, json",
+                "Unsupported format: {}. Supported formats: {known}",
                 format.0
             ))
         })?;

@@ -106,6 +106,12 @@ pub enum Format {
     Srt,
     /// WebVTT subtitles
     Vtt,
+    /// Times and texts in columns
+    Tsv,
+    /// Who spoke when
+    Rttm,
+    /// Timed lines for music players
+    Lrc,
 }
 
 impl Format {
@@ -116,6 +122,9 @@ impl Format {
             Format::Json => "json",
             Format::Srt => "srt",
             Format::Vtt => "vtt",
+            Format::Tsv => "tsv",
+            Format::Rttm => "rttm",
+            Format::Lrc => "lrc",
         }
     }
 }
