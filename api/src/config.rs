@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use dalston_schema::db::DatabaseConfig;
+use dalston_schema::job::Chunking;
 use dalston_schema::storage::StorageConfig;
 use secrecy::SecretString;
 
 use crate::ingest::address_guard::Reach;
+pub use crate::plan::WhenMissing;
 
 /// Configuration of one API process.
 #[derive(Clone, Debug)]
@@ -34,6 +36,12 @@ pub struct ApiConfig {
     pub metrics: bool,
     /// How long a request waits for a first worker to announce a model before it is refused.
     pub capability_wait: Duration,
+    /// What happens to a job that needs a model which no worker has.
+    pub when_missing: WhenMissing,
+    /// How long a task may wait for a worker that has its model, with [`WhenMissing::Wait`].
+    pub unserved_wait: Duration,
+    /// How long files are cut for several workers, when the request does not say.
+    pub chunking: Chunking,
     /// How long an OpenAI-compatible request waits for its transcript.
     pub sync_timeout: Duration,
     /// How long requests in flight may take to finish after a shutdown was asked for.
@@ -61,6 +69,9 @@ impl ApiConfig {
             public_url: None,
             metrics: true,
             capability_wait: Duration::from_secs(10),
+            when_missing: WhenMissing::FailFast,
+            unserved_wait: Duration::from_secs(300),
+            chunking: Chunking::default(),
             sync_timeout: Duration::from_secs(300),
             shutdown_grace: Duration::from_secs(10),
         }

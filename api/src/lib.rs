@@ -22,6 +22,7 @@ mod state;
 mod submit;
 mod surface;
 mod timestamp;
+mod unserved;
 mod wait;
 
 use std::net::TcpListener;
@@ -32,7 +33,7 @@ use poem::Server;
 use poem::listener::TcpAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ApiConfig, Limits, SecurityMode, UrlIngest};
+pub use config::{ApiConfig, Limits, SecurityMode, UrlIngest, WhenMissing};
 pub use routes::routes as app;
 pub use state::App;
 
@@ -71,6 +72,7 @@ pub async fn serve(
             metrics::upkeep();
         }
     });
+    let unserved = tokio::spawn(unserved::watch(app.clone()));
     let stopping = app.stopping.clone();
     let stop = async move {
         shutdown.cancelled().await;
@@ -83,5 +85,6 @@ pub async fn serve(
         .await
         .with_context(|| format!("serving the API on {bind}"));
     upkeep.abort();
+    unserved.abort();
     served
 }

@@ -1,12 +1,25 @@
-//! The plan of a job: which tasks, on which engine and model, in which order. Pure: parameters and the capabilities
-//! that workers announced go in, tasks and warnings come out.
+//! The plan of a job: which tasks, on which engine and model, in which order. Pure: parameters, the facts of the audio
+//! and the capabilities that workers announced go in, tasks and warnings come out.
+//!
+//! `prepare` comes first and `merge` last. Between them stands one branch per channel or track, or a single one:
+//! `transcribe`, and `align` when words are to have times and the transcriber gives none. `diarize` runs beside them. The
+//! branches of a long file are handed to `prepare`, which cuts them into chunks once it knows where the silences are.
+
+mod choose;
 
 use dalston_schema::capability::OfferedCapability;
-use dalston_schema::catalogue::{self, Resolution, Wish};
-use dalston_schema::job::{JobParameters, SpeakerDetection, TimestampGranularity};
-use dalston_schema::task::{MergeRequest, NewTask, PrepareRequest, TranscribeRequest};
+use dalston_schema::catalogue::Wish;
+use dalston_schema::job::{
+    Chunking, JobParameters, PipelineMode, SpeakerDetection, TimestampGranularity,
+};
+use dalston_schema::task::{
+    AlignRequest, Branch, DiarizeRequest, FanOut, IntegratedStages, MergeRequest, NewTask,
+    PrepareRequest, TrackSource, TranscribeRequest,
+};
 use dalston_schema::{Stage, TaskId};
 use serde::Serialize;
+
+use choose::{Choice, choose};
 
 /// Attempts a task gets in all.
 const MAX_ATTEMPTS: i32 = 3;
@@ -25,12 +38,33 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// What the planner must know of the audio.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AudioFacts {
+    /// Channels of the upload.
+    pub channels: u16,
+    /// Length in seconds, of all tracks together when there are several.
+    pub duration: f64,
+}
+
+/// What to do about a model that the catalogue knows and no worker offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenMissing {
+    /// Refuse the job and say how to add it.
+    #[default]
+    FailFast,
+    /// Take the job; its task waits for a worker.
+    Wait,
+}
+
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct PlanError {
     /// What kind of refusal.
     pub reason: PlanRefusal,
+    /// The stage that nothing runs.
+    pub stage: Stage,
     /// The model that was asked for.
     pub requested: String,
     /// A sentence for the client, with the remedy.
@@ -46,8 +80,8 @@ pub enum PlanRefusal {
     AbsentModel,
     /// The model, or every model present, cannot do what is asked.
     Unsuitable,
-    /// No worker has announced any transcriber.
-    NoTranscriber,
+    /// No worker has announced anything for the stage.
+    NothingOffered,
 }
 
 /// Plans a job. `new_id` makes the ids of the tasks.
@@ -56,94 +90,279 @@ pub enum PlanRefusal {
 /// [`PlanError`] when no model present can do it.
 pub fn plan(
     parameters: &JobParameters,
+    audio: &AudioFacts,
     offered: &[OfferedCapability],
+    when_missing: WhenMissing,
     new_id: &mut dyn FnMut() -> TaskId,
 ) -> Result<Plan, PlanError> {
-    let wish = Wish {
-        stage: Stage::Transcribe,
-        language: parameters.language.as_deref(),
-        translate: parameters.translate,
+    let choices = choices(parameters, offered, when_missing)?;
+    let mut draft = Draft {
+        parameters,
+        choices: &choices,
+        prepare: new_id(),
+        merge: new_id(),
+        new_id,
     };
-    let resolution = catalogue::resolve(&parameters.model, &wish, offered);
-    let explanation = resolution.explain(&parameters.model, &wish);
-    let Some(transcriber) = resolution.chosen() else {
-        return Err(PlanError {
-            reason: refusal(&resolution, offered),
-            requested: parameters.model.clone(),
-            message: explanation,
-        });
+    let mut branches: Vec<Branch> = channels(parameters, audio)
+        .into_iter()
+        .map(|channel| draft.branch(channel))
+        .collect();
+    let mut diarize = draft.diarize();
+    let integrated = parameters.pipeline == PipelineMode::Integrated;
+    if integrated {
+        for (index, branch) in branches.iter_mut().enumerate() {
+            // A job with several branches has no diarization, so the first one's is the only one.
+            let speakers = diarize.take_if(|_| index == 0);
+            draft.integrate(branch, speakers);
+        }
+    }
+    let chunking = parameters.chunking.unwrap_or(Chunking::OFF);
+    let cut = !integrated && chunking.applies_to(audio.duration);
+    let mut needs = Vec::new();
+    let (fan_out, tasks) = if cut {
+        needs.push(draft.prepare);
+        let fan_out = FanOut {
+            target_seconds: chunking.target_seconds,
+            minimum_seconds: chunking.minimum_seconds,
+            before: draft.merge,
+            branches,
+        };
+        (Some(fan_out), Vec::new())
+    } else {
+        let tasks = branches
+            .into_iter()
+            .flat_map(|branch| std::iter::once(branch.transcribe).chain(branch.align))
+            .collect();
+        (None, tasks)
     };
-    let warnings = warnings(parameters, transcriber);
-    let prepare = task(
-        new_id(),
-        Stage::Prepare,
-        None,
-        Vec::new(),
-        &PrepareRequest::default(),
-    );
-    let request = TranscribeRequest {
-        language: parameters.language.clone(),
-        translate: parameters.translate,
-        prompt: parameters.prompt.clone(),
-        vocabulary: parameters.vocabulary.clone(),
-        temperature: parameters.temperature,
-        beam_size: BEAM_SIZE,
-        word_timestamps: parameters.timestamps == TimestampGranularity::Word
-            && transcriber.native_words,
-        channel: None,
-        chunk: None,
-        integrated: None,
-    };
-    let chosen = Some((transcriber, explanation));
-    let transcribe = task(
-        new_id(),
-        Stage::Transcribe,
-        chosen,
-        vec![prepare.id],
-        &request,
-    );
-    let merge = task(
-        new_id(),
-        Stage::Merge,
-        None,
-        vec![transcribe.id],
-        &MergeRequest::default(),
-    );
+    let tasks: Vec<NewTask> = tasks.into_iter().chain(diarize).collect();
+    needs.extend(tasks.iter().map(|task| task.id));
+    let first = draft.prepare(fan_out);
+    let last = draft.merge(needs);
     Ok(Plan {
-        tasks: vec![prepare, transcribe, merge],
-        warnings,
+        tasks: std::iter::once(first).chain(tasks).chain([last]).collect(),
+        warnings: warnings(parameters, &choices),
     })
 }
 
-fn refusal(resolution: &Resolution<'_>, offered: &[OfferedCapability]) -> PlanRefusal {
-    let any = offered
-        .iter()
-        .any(|offer| offer.capability.stage == Stage::Transcribe);
-    match resolution {
-        Resolution::Unknown => PlanRefusal::UnknownModel,
-        _ if !any => PlanRefusal::NoTranscriber,
-        Resolution::Absent(_) | Resolution::Unavailable { .. } => PlanRefusal::AbsentModel,
-        Resolution::Exact(_)
-        | Resolution::Alias(_)
-        | Resolution::Engine { .. }
-        | Resolution::Auto { .. }
-        | Resolution::Unsuitable { .. } => PlanRefusal::Unsuitable,
+/// The channels or tracks to transcribe one by one, or a single `None` for the mix.
+fn channels(parameters: &JobParameters, audio: &AudioFacts) -> Vec<Option<u16>> {
+    let several = if parameters.tracks.is_empty() {
+        match parameters.speaker_detection {
+            SpeakerDetection::PerChannel => audio.channels,
+            SpeakerDetection::None | SpeakerDetection::Diarize => 0,
+        }
+    } else {
+        u16::try_from(parameters.tracks.len()).unwrap_or(u16::MAX)
+    };
+    if several == 0 {
+        vec![None]
+    } else {
+        (0..several).map(Some).collect()
     }
 }
 
-fn warnings(parameters: &JobParameters, transcriber: &OfferedCapability) -> Vec<String> {
+/// What each stage runs with.
+struct Choices<'a> {
+    transcribe: Choice<'a>,
+    /// `None` when words need no aligning, or nothing can align them.
+    align: Option<Choice<'a>>,
+    diarize: Option<Choice<'a>>,
+}
+
+fn choices<'a>(
+    parameters: &JobParameters,
+    offered: &'a [OfferedCapability],
+    when_missing: WhenMissing,
+) -> Result<Choices<'a>, PlanError> {
+    let wish = |stage, translate| Wish {
+        stage,
+        language: parameters.language.as_deref(),
+        translate,
+    };
+    let transcribe = choose(
+        &parameters.model,
+        &wish(Stage::Transcribe, parameters.translate),
+        offered,
+        when_missing,
+    )?;
+    let words = parameters.timestamps == TimestampGranularity::Word;
+    // Translated words were never spoken, so there is nothing to align them with.
+    let align = match &parameters.model_align {
+        _ if !words || parameters.translate => None,
+        Some(pinned) => Some(choose(
+            pinned,
+            &wish(Stage::Align, false),
+            offered,
+            when_missing,
+        )?),
+        None if transcribe.offer.native_words => None,
+        // Segments have times anyway: words that cannot be had are a warning, and nothing to wait for.
+        None => choose(
+            "auto",
+            &wish(Stage::Align, false),
+            offered,
+            WhenMissing::FailFast,
+        )
+        .ok(),
+    };
+    let diarized =
+        parameters.speaker_detection == SpeakerDetection::Diarize && parameters.tracks.is_empty();
+    let diarize = diarized
+        .then(|| {
+            let voices = Wish {
+                stage: Stage::Diarize,
+                // Voices are told apart in any language.
+                language: None,
+                translate: false,
+            };
+            let requested = parameters.model_diarize.as_deref().unwrap_or("auto");
+            choose(requested, &voices, offered, when_missing)
+        })
+        .transpose()?;
+    Ok(Choices {
+        transcribe,
+        align,
+        diarize,
+    })
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    parameters: &'a JobParameters,
+    choices: &'a Choices<'a>,
+    prepare: TaskId,
+    merge: TaskId,
+    new_id: &'a mut dyn FnMut() -> TaskId,
+}
+
+impl Draft<'_> {
+    fn prepare(&self, fan_out: Option<FanOut>) -> NewTask {
+        let tracks = &self.parameters.tracks;
+        let request = PrepareRequest {
+            split_channels: tracks.is_empty()
+                && self.parameters.speaker_detection == SpeakerDetection::PerChannel,
+            tracks: tracks
+                .iter()
+                .map(|track| TrackSource {
+                    key: track.key.clone(),
+                    offset: track.offset,
+                })
+                .collect(),
+            fan_out,
+        };
+        task(self.prepare, Stage::Prepare, None, Vec::new(), &request)
+    }
+
+    fn branch(&mut self, channel: Option<u16>) -> Branch {
+        let suffix = channel.map_or_else(String::new, |channel| format!("_ch{channel}"));
+        let parameters = self.parameters;
+        let request = TranscribeRequest {
+            language: parameters.language.clone(),
+            translate: parameters.translate,
+            prompt: parameters.prompt.clone(),
+            vocabulary: parameters.vocabulary.clone(),
+            temperature: parameters.temperature,
+            beam_size: BEAM_SIZE,
+            word_timestamps: parameters.timestamps == TimestampGranularity::Word
+                && self.choices.transcribe.offer.native_words
+                && self.choices.align.is_none(),
+            channel,
+            chunk: None,
+            integrated: None,
+        };
+        let mut transcribe = task(
+            (self.new_id)(),
+            Stage::Transcribe,
+            Some(&self.choices.transcribe),
+            vec![self.prepare],
+            &request,
+        );
+        transcribe.name.push_str(&suffix);
+        let align = self.choices.align.as_ref().map(|choice| {
+            let request = AlignRequest {
+                transcription: transcribe.name.clone(),
+                language: parameters.language.clone(),
+                channel,
+                chunk: None,
+            };
+            let mut align = task(
+                (self.new_id)(),
+                Stage::Align,
+                Some(choice),
+                vec![transcribe.id],
+                &request,
+            );
+            align.name.push_str(&suffix);
+            align
+        });
+        Branch { transcribe, align }
+    }
+
+    fn diarize(&mut self) -> Option<NewTask> {
+        let choice = self.choices.diarize.as_ref()?;
+        let parameters = self.parameters;
+        let request = DiarizeRequest {
+            num_speakers: parameters.num_speakers,
+            min_speakers: parameters.num_speakers.or(parameters.min_speakers),
+            max_speakers: parameters.num_speakers.or(parameters.max_speakers),
+            embedding_model: None,
+            known_speakers: parameters.known_speaker_references.clone(),
+        };
+        Some(task(
+            (self.new_id)(),
+            Stage::Diarize,
+            Some(choice),
+            vec![self.prepare],
+            &request,
+        ))
+    }
+
+    /// Makes one task of a branch: what followed it becomes part of its request.
+    fn integrate(&self, branch: &mut Branch, diarize: Option<NewTask>) {
+        let align = branch.align.take();
+        if align.is_none() && diarize.is_none() {
+            return;
+        }
+        let stages = IntegratedStages {
+            align,
+            diarize,
+            before: self.merge,
+        };
+        branch.transcribe.request["integrated"] = as_json(&stages);
+    }
+
+    fn merge(&self, needs: Vec<TaskId>) -> NewTask {
+        task(
+            self.merge,
+            Stage::Merge,
+            None,
+            needs,
+            &MergeRequest::default(),
+        )
+    }
+}
+
+fn warnings(parameters: &JobParameters, choices: &Choices<'_>) -> Vec<String> {
+    let transcriber = &choices.transcribe.offer;
     let model = &transcriber.capability.model;
     let mut warnings = Vec::new();
-    match parameters.speaker_detection {
-        SpeakerDetection::None => {}
-        SpeakerDetection::Diarize => warnings
-            .push("Speakers were not told apart: no worker offers speaker diarization.".to_owned()),
-        SpeakerDetection::PerChannel => warnings
-            .push("Channels were mixed: no worker offers transcription per channel.".to_owned()),
+    if parameters.speaker_detection == SpeakerDetection::Diarize && !parameters.tracks.is_empty() {
+        warnings.push(
+            "Speakers were not told apart by voice: each track counts as one speaker.".to_owned(),
+        );
     }
-    if parameters.timestamps == TimestampGranularity::Word && !transcriber.native_words {
+    if parameters.timestamps == TimestampGranularity::Word
+        && !transcriber.native_words
+        && choices.align.is_none()
+    {
+        let why = if parameters.translate {
+            "translated words are not in the audio"
+        } else {
+            "no worker offers alignment"
+        };
         warnings.push(format!(
-            "Words have no times: {model} gives none and no worker offers alignment; segments have times."
+            "Words have no times: {model} gives none and {why}; segments have times."
         ));
     }
     if !parameters.vocabulary.is_empty() && transcriber.vocabulary_method == "none" {
@@ -157,15 +376,15 @@ fn warnings(parameters: &JobParameters, transcriber: &OfferedCapability) -> Vec<
 fn task(
     id: TaskId,
     stage: Stage,
-    chosen: Option<(&OfferedCapability, String)>,
+    choice: Option<&Choice<'_>>,
     needs: Vec<TaskId>,
     request: &impl Serialize,
 ) -> NewTask {
-    let (engine, model, chosen_because) = match chosen {
-        Some((offer, because)) => (
+    let (engine, model, chosen_because) = match choice {
+        Some(Choice { offer, because }) => (
             offer.capability.engine.clone(),
             offer.capability.model.clone(),
-            Some(because),
+            Some(because.clone()),
         ),
         None => (String::new(), String::new(), None),
     };
@@ -176,172 +395,21 @@ fn task(
         engine,
         model,
         needs,
-        required: true,
+        // A transcript without word times or speakers is worth more than none.
+        required: !matches!(stage, Stage::Align | Stage::Diarize),
         max_attempts: match stage {
             Stage::Prepare => PREPARE_ATTEMPTS,
             Stage::Transcribe | Stage::Align | Stage::Diarize | Stage::Merge => MAX_ATTEMPTS,
         },
         chosen_because,
-        // Requests are plain structs of numbers and texts, which always have a JSON form.
-        request: serde_json::to_value(request).unwrap_or_default(),
+        request: as_json(request),
     }
+}
+
+/// Requests are plain structs of numbers and texts, which always have a JSON form.
+fn as_json(request: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(request).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-    use super::*;
-    use dalston_schema::Capability;
-    use uuid::Uuid;
-
-    fn offer(
-        model: &str,
-        languages: Option<&[&str]>,
-        size: u64,
-        words: bool,
-        translates: bool,
-    ) -> OfferedCapability {
-        let capability = Capability {
-            stage: Stage::Transcribe,
-            engine: "whisper".to_owned(),
-            model: model.to_owned(),
-        };
-        OfferedCapability {
-            languages: languages.map(|known| known.iter().map(|code| (*code).to_owned()).collect()),
-            native_words: words,
-            translates,
-            size_bytes: size,
-            vocabulary_method: if words { "prompt_conditioning" } else { "none" }.to_owned(),
-            ..OfferedCapability::new(capability)
-        }
-    }
-
-    fn present() -> Vec<OfferedCapability> {
-        vec![
-            OfferedCapability {
-                capability: Capability::without_model(Stage::Prepare),
-                ..offer("", None, 0, false, false)
-            },
-            offer("mine-multilingual", None, 80 << 20, true, true),
-            offer("mine-english", Some(&["en"]), 40 << 20, true, false),
-            offer(
-                "mine-german-wordless",
-                Some(&["de"]),
-                40 << 20,
-                false,
-                false,
-            ),
-        ]
-    }
-
-    fn ids() -> impl FnMut() -> TaskId {
-        let mut next = 0;
-        move || {
-            next += 1;
-            TaskId(Uuid::from_u128(next))
-        }
-    }
-
-    fn asked(model: &str, language: Option<&str>) -> JobParameters {
-        JobParameters {
-            model: model.to_owned(),
-            language: language.map(str::to_owned),
-            ..JobParameters::default()
-        }
-    }
-
-    fn check(parameters: &JobParameters, expected: Result<&str, PlanRefusal>) {
-        let planned = plan(parameters, &present(), &mut ids());
-        let got = planned.as_ref().map(|plan| plan.tasks[1].model.as_str());
-        assert_eq!(
-            got.map_err(|error| error.reason),
-            expected,
-            "{parameters:?}"
-        );
-    }
-
-    #[test]
-    fn a_model_is_chosen_or_refused_for_a_reason() {
-        check(&asked("AUTO", Some("fr")), Ok("mine-multilingual"));
-        check(&asked("auto", None), Ok("mine-multilingual"));
-        check(&asked("mine-english", None), Ok("mine-english"));
-        check(&asked("whisper", Some("fr")), Ok("mine-multilingual"));
-        check(&asked("whisper-1", None), Ok("mine-multilingual"));
-        check(
-            &asked("mine-english", Some("de")),
-            Err(PlanRefusal::Unsuitable),
-        );
-        check(
-            &asked("nobody/knows-this", None),
-            Err(PlanRefusal::UnknownModel),
-        );
-        check(
-            &asked("Systran/faster-whisper-base", None),
-            Err(PlanRefusal::AbsentModel),
-        );
-        let translate = JobParameters {
-            translate: true,
-            ..asked("mine-english", None)
-        };
-        check(&translate, Err(PlanRefusal::Unsuitable));
-    }
-
-    #[test]
-    fn without_workers_a_known_name_waits_for_one_and_an_unknown_one_does_not() {
-        let refused = |model| {
-            plan(&asked(model, None), &[], &mut ids())
-                .unwrap_err()
-                .reason
-        };
-        assert_eq!(refused("auto"), PlanRefusal::NoTranscriber);
-        assert_eq!(
-            refused("Systran/faster-whisper-base"),
-            PlanRefusal::NoTranscriber
-        );
-        assert_eq!(refused("nobody/knows-this"), PlanRefusal::UnknownModel);
-    }
-
-    #[test]
-    fn tasks_form_a_chain_and_say_why_their_model_was_chosen() {
-        let plan = plan(&asked("auto", Some("en")), &present(), &mut ids()).unwrap();
-        let stages: Vec<_> = plan.tasks.iter().map(|task| task.stage).collect();
-        assert_eq!(stages, [Stage::Prepare, Stage::Transcribe, Stage::Merge]);
-        assert!(plan.tasks[0].needs.is_empty());
-        assert_eq!(plan.tasks[1].needs, [plan.tasks[0].id]);
-        assert_eq!(plan.tasks[2].needs, [plan.tasks[1].id]);
-        assert!(
-            plan.tasks[1]
-                .chosen_because
-                .as_ref()
-                .unwrap()
-                .contains("best model present")
-        );
-        assert!(plan.tasks[0].engine.is_empty() && plan.tasks[0].chosen_because.is_none());
-        assert!(plan.tasks.iter().all(|task| task.required));
-        assert!(plan.warnings.is_empty());
-    }
-
-    #[test]
-    fn what_cannot_be_given_becomes_a_warning() {
-        let parameters = JobParameters {
-            speaker_detection: SpeakerDetection::Diarize,
-            vocabulary: vec!["Dalston".to_owned()],
-            ..asked("mine-german-wordless", None)
-        };
-        let plan = plan(&parameters, &present(), &mut ids()).unwrap();
-        let beginnings: Vec<_> = plan
-            .warnings
-            .iter()
-            .map(|warning| warning.split(':').next().unwrap())
-            .collect();
-        assert_eq!(
-            beginnings,
-            [
-                "Speakers were not told apart",
-                "Words have no times",
-                "The vocabulary was not used"
-            ]
-        );
-        assert_eq!(plan.tasks[1].request["word_timestamps"], false);
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::form::Fields;
 use crate::ingest::{Origin, Received};
-use crate::plan::{Plan, PlanError, PlanRefusal, plan};
+use crate::plan::{AudioFacts, Plan, PlanError, PlanRefusal, plan};
 use crate::state::App;
 
 /// Priority of a job that does not say; lower runs first.
@@ -99,7 +99,7 @@ impl SubmitError {
                 )),
                 PlanRefusal::AbsentModel => ApiError::not_found(sentence(&error.message)),
                 PlanRefusal::Unsuitable => ApiError::bad_request(sentence(&error.message)),
-                PlanRefusal::NoTranscriber => ApiError::standard(
+                PlanRefusal::NothingOffered => ApiError::standard(
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!(
                         "No worker is ready: {}. Start one with `dalston worker`.",
@@ -188,7 +188,15 @@ async fn insert(
     audio: UploadedAudio,
     order: Order,
 ) -> Result<Submitted, SubmitError> {
-    let Plan { tasks, warnings } = plan_now_or_soon(app, &order.parameters).await?;
+    let facts = AudioFacts {
+        channels: audio.channels,
+        duration: audio.duration,
+    };
+    let mut parameters = order.parameters;
+    parameters.chunking.get_or_insert(app.config.chunking);
+    let Plan { tasks, warnings } = plan_now_or_soon(app, &parameters, &facts).await?;
+    // What the form could not give is a warning as well as what the plan cannot.
+    parameters.planning_warnings.extend(warnings);
     // Keys belong to their caller: what one sends must never find the job of another.
     let caller_id = caller.principal().key.id;
     let (idempotency_key, idempotency_fingerprint) = order
@@ -205,10 +213,7 @@ async fn insert(
         tenant_id: caller.tenant(),
         created_by: caller.owner(),
         display_name: order.display_name,
-        parameters: JobParameters {
-            planning_warnings: warnings,
-            ..order.parameters
-        },
+        parameters,
         audio,
         priority: NORMAL_PRIORITY,
         retention_days: order.retention_days,
@@ -221,14 +226,25 @@ async fn insert(
 }
 
 /// Plans with what the workers offer. Right after a start there may be no worker yet: then it waits a little for one.
-async fn plan_now_or_soon(app: &App, parameters: &JobParameters) -> Result<Plan, SubmitError> {
+async fn plan_now_or_soon(
+    app: &App,
+    parameters: &JobParameters,
+    audio: &AudioFacts,
+) -> Result<Plan, SubmitError> {
+    let when_missing = app.config.when_missing;
     let deadline = tokio::time::Instant::now() + app.config.capability_wait;
     loop {
         let offered = workers::offered(&app.pool).await?;
-        match plan(parameters, &offered, &mut TaskId::generate) {
+        match plan(
+            parameters,
+            audio,
+            &offered,
+            when_missing,
+            &mut TaskId::generate,
+        ) {
             Ok(plan) => return Ok(plan),
             Err(error)
-                if error.reason == PlanRefusal::NoTranscriber
+                if error.reason == PlanRefusal::NothingOffered
                     && tokio::time::Instant::now() < deadline =>
             {
                 tokio::time::sleep(LOOK_FOR_WORKERS_EVERY).await;

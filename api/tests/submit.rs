@@ -255,27 +255,15 @@ async fn without_any_worker_a_request_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_given_is_told_in_the_transcript() {
+async fn speakers_that_no_worker_can_tell_apart_are_refused_with_the_remedy() {
     let server = Server::start().await;
-    let (status, created) = server
+    let (status, body) = server
         .submit(with_sample(&[("speaker_detection", "diarize")]))
         .await;
-    assert_eq!(status, StatusCode::CREATED, "{created}");
-    Worker::register(&server.pool)
-        .await
-        .work(&server.pool)
-        .await;
-    let (_, job) = server
-        .get(&format!(
-            "/v1/audio/transcriptions/{}",
-            created["id"].as_str().unwrap()
-        ))
-        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
     assert!(
-        job["warnings"][0]
-            .as_str()
-            .unwrap()
-            .starts_with("Speakers were not told apart"),
-        "{job}"
+        message.contains("diarize") && message.contains("dalston worker"),
+        "{message}"
     );
 }

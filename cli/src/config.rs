@@ -101,8 +101,14 @@ pub struct Config {
     pub concurrent_jobs: u32,
     /// Days a finished job's audio is kept when its request does not say.
     pub retention_days: i32,
-    /// How long a request waits for a first worker to announce a model.
-    pub engine_wait: Duration,
+    /// Whether a job whose model no worker has waits for one, instead of being refused.
+    pub wait_for_engines: bool,
+    /// How long a request waits for a first worker, or a job for its model; `None` is the default of either.
+    pub engine_wait: Option<Duration>,
+    /// Length in seconds of the parts that long files are cut into; 0 never cuts.
+    pub chunk_target: f64,
+    /// Shortest such part, seconds.
+    pub chunk_minimum: f64,
     /// How long an OpenAI-compatible request waits for its transcript.
     pub sync_timeout: Duration,
     /// Largest upload, in bytes.
@@ -190,7 +196,15 @@ impl Config {
             requests_per_minute: values.parse("DALSTON_RATE_LIMIT_REQUESTS_PER_MINUTE")?,
             concurrent_jobs: values.parse("DALSTON_RATE_LIMIT_CONCURRENT_JOBS")?,
             retention_days: values.parse("DALSTON_RETENTION_DEFAULT_DAYS")?,
-            engine_wait: values.seconds("DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS")?,
+            wait_for_engines: values.choose(
+                "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",
+                &[("fail_fast", false), ("wait", true)],
+            )?,
+            engine_wait: values
+                .optional("DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS")?
+                .map(Duration::from_secs_f64),
+            chunk_target: values.parse("DALSTON_CHUNK_TARGET_SECONDS")?,
+            chunk_minimum: values.parse("DALSTON_CHUNK_MINIMUM_SECONDS")?,
             sync_timeout: values.seconds("DALSTON_SYNC_TIMEOUT_SECONDS")?,
             upload_bytes: values.gigabytes("DALSTON_UPLOAD_MAX_SIZE_GB")?,
             signing_secret: values.secret("DALSTON_SIGNING_SECRET"),

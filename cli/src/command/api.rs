@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::Args;
-use dalston_api::config::{ApiConfig, Limits, SecurityMode, UrlIngest};
+use dalston_api::config::{ApiConfig, Limits, SecurityMode, UrlIngest, WhenMissing};
 use dalston_api::ingest::address_guard::Reach;
 use dalston_schema::db::migrate;
+use dalston_schema::job::Chunking;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +84,12 @@ pub async fn prepare(config: &Config, database: &Database) -> anyhow::Result<Opt
 pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiConfig> {
     let bind = SocketAddr::new(config.host, config.port);
     let concurrent_jobs = i32::try_from(config.concurrent_jobs).ok();
+    let defaults = ApiConfig::new(
+        bind,
+        database.connection(config, "dalston-api"),
+        storage::config(config),
+        signing_secret(config)?,
+    );
     Ok(ApiConfig {
         security_mode: match config.security {
             config::SecurityMode::ApiKey => SecurityMode::ApiKey,
@@ -106,14 +113,19 @@ pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiCon
         default_retention_days: config.retention_days,
         public_url: config.public_url.clone(),
         metrics: config.metrics,
-        capability_wait: config.engine_wait,
+        capability_wait: config.engine_wait.unwrap_or(defaults.capability_wait),
+        when_missing: if config.wait_for_engines {
+            WhenMissing::Wait
+        } else {
+            WhenMissing::FailFast
+        },
+        unserved_wait: config.engine_wait.unwrap_or(defaults.unserved_wait),
+        chunking: Chunking {
+            target_seconds: config.chunk_target,
+            minimum_seconds: config.chunk_minimum,
+        },
         sync_timeout: config.sync_timeout,
-        ..ApiConfig::new(
-            bind,
-            database.connection(config, "dalston-api"),
-            storage::config(config),
-            signing_secret(config)?,
-        )
+        ..defaults
     })
 }
 

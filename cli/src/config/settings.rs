@@ -110,10 +110,28 @@ pub const GROUPS: &[Group] = &[
                 "days a finished job's audio is kept; 0: not at all, -1: for ever",
             ),
             setting(
+                "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",
+                Kind::Choice(&["fail_fast", "wait"]),
+                "fail_fast",
+                "a job whose model no worker has is refused at once, or waits for a worker",
+            ),
+            setting(
                 "DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS",
                 Kind::Decimal(0.0, 86_400.0),
-                "10",
-                "seconds a request waits for a first worker to announce a model",
+                "",
+                "seconds a request waits for a first worker (fail_fast; unset: 10) or a job for its model (wait; unset: 300)",
+            ),
+            setting(
+                "DALSTON_CHUNK_TARGET_SECONDS",
+                Kind::Decimal(0.0, 36_000.0),
+                "300",
+                "length of the parts that a file of twice this is cut into for several workers; 0: never cut",
+            ),
+            setting(
+                "DALSTON_CHUNK_MINIMUM_SECONDS",
+                Kind::Decimal(1.0, 36_000.0),
+                "60",
+                "shortest such part",
             ),
             setting(
                 "DALSTON_SYNC_TIMEOUT_SECONDS",

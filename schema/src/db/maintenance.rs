@@ -54,6 +54,26 @@ pub async fn rescue_tasks(pool: &PgPool, limit: i32) -> Result<Rescued, DbError>
     Ok(Rescued { retried, failed })
 }
 
+/// Gives up on at most `limit` ready tasks for which no live worker has had the model for `after`, and answers how many.
+/// Run every few seconds where jobs may wait for models.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn fail_unserved_tasks(
+    pool: &PgPool,
+    after: Duration,
+    limit: i32,
+) -> Result<i32, DbError> {
+    let (failed, ready, jobs): (i32, Vec<i32>, Vec<JobId>) =
+        statement::rows("select failed, ready, jobs from fail_unserved_tasks($1, $2)")
+            .bind(after.as_secs_f64())
+            .bind(limit)
+            .one(pool)
+            .await?;
+    notify::announce(pool, &ready, &jobs);
+    Ok(failed)
+}
+
 /// Makes tasks ready whose backoff has passed, and answers how many. Run every second.
 ///
 /// # Errors

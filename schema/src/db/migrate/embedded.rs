@@ -54,6 +54,7 @@ pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
     "ensure_admin_key",
     "extend_leases",
     "fail_task",
+    "fail_unserved_tasks",
     "fan_out",
     "forget_workers",
     "give_back_task",
