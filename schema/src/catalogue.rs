@@ -47,6 +47,9 @@ pub struct Entry {
     /// It can translate to English.
     #[serde(default)]
     pub translates: bool,
+    /// It is a part that other models of its stage need, and runs no task by itself.
+    #[serde(default)]
+    pub component: bool,
     /// It comes with the program and is unpacked at start.
     #[serde(default)]
     pub bundled: bool,
@@ -93,6 +96,7 @@ impl Entry {
 pub fn vocabulary_method(engine: &str) -> &'static str {
     match engine {
         "whisper" => "prompt_conditioning",
+        "parakeet" => "phrase_boosting",
         _ => "none",
     }
 }
@@ -112,6 +116,11 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
+    /// Engine that runs models in this layout.
+    pub engine: String,
+    /// What `model_type` of `config.json` may be; empty when it says nothing.
+    #[serde(default)]
+    pub model_types: Vec<String>,
     /// Configuration and vocabulary that must be there.
     pub metadata: Vec<String>,
     /// Files taken along when they are there.

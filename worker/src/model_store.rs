@@ -335,8 +335,9 @@ impl ModelStore {
         for (path, bytes) in bundled.files {
             files.push(staging.write(path, bytes)?);
         }
-        let recognised = layout::recognise(staging.folder())?;
-        let manifest = describe(id, recognised, Source::Bundled, files);
+        let entry = catalogue::entry(bundled.id)
+            .ok_or_else(|| ModelStoreError::UnknownModel(id.to_string()))?;
+        let manifest = Manifest::of_entry(entry, Source::Bundled, files);
         let model = self.install(staging, manifest, id)?;
         tracing::info!(model = %id, "{id} is unpacked");
         Ok(model)
@@ -389,7 +390,7 @@ fn describe(
         name: entry.map_or_else(|| id.to_string(), |entry| entry.name.clone()),
         engine: recognised.engine.to_owned(),
         stage: recognised.stage,
-        layout: recognised.layout.to_owned(),
+        layout: recognised.layout,
         source,
         languages: entry.map_or(recognised.languages, |entry| entry.languages.clone()),
         words: recognised.words,

@@ -14,8 +14,8 @@ async fn offered_models(harness: &Harness) -> Vec<String> {
         .await
         .unwrap()
         .into_iter()
+        .filter(|offer| offer.capability.engine == "whisper")
         .map(|offer| offer.capability.model)
-        .filter(|model| !model.is_empty() && model != "sleep")
         .collect()
 }
 

@@ -233,6 +233,7 @@ impl<'a> Resolution<'a> {
             Self::Unsuitable { .. } | Self::Engine { .. } | Self::Auto { .. } => {
                 "runtime_unavailable"
             }
+            Self::Absent(entry) if entry.component => "model_stage_mismatch",
             Self::Absent(entry) if catalogue().serves(&entry.engine) => "model_not_ready",
             Self::Absent(_) => "runtime_unavailable",
             Self::Exact(_) | Self::Alias(_) | Self::Unavailable { .. } | Self::Unknown => {
@@ -249,11 +250,9 @@ impl<'a> Resolution<'a> {
             (Self::Alias(offered), _) => {
                 format!("{} serves {requested}", offered.capability.model)
             }
-            (Self::Engine { .. } | Self::Auto { .. }, Some(offered)) => format!(
-                "{} is the best model present for {}",
-                offered.capability.model,
-                describe(wish)
-            ),
+            (Self::Engine { ranked, .. } | Self::Auto { ranked }, Some(offered)) => {
+                because(offered, ranked, wish)
+            }
             (Self::Engine { engines, .. }, None) => format!(
                 "no model of {} is present for {}. {}",
                 engines.join(" or "),
@@ -282,6 +281,11 @@ impl<'a> Resolution<'a> {
                     ),
                 }
             }
+            (Self::Absent(entry), _) if entry.component => format!(
+                "{requested} is a part that other models of the stage {} need and runs nothing by itself; ask for one \
+                 of those, or for auto",
+                entry.stage
+            ),
             (Self::Absent(entry), _) if catalogue().serves(&entry.engine) => format!(
                 "{requested} is not on any worker. {}",
                 pull_hint(Some(entry))
@@ -299,6 +303,25 @@ impl<'a> Resolution<'a> {
                 "there is no model {requested}; `GET /v1/models` and `dalston models list` name those there are"
             ),
         }
+    }
+}
+
+/// Why a choice among several went as it did.
+fn because(chosen: &OfferedCapability, ranked: &[&OfferedCapability], wish: &Wish<'_>) -> String {
+    let model = &chosen.capability.model;
+    let best = format!("{model} is the best model present for {}", describe(wish));
+    let Some(next) = ranked.get(1) else {
+        return format!("{best}, the only one that suits");
+    };
+    let second = &next.capability.model;
+    let others = match ranked.len() - 1 {
+        1 => second.clone(),
+        more => format!("{second} and {} more", more - 1),
+    };
+    if wish.language.is_none() && chosen.languages.is_none() && next.languages.is_some() {
+        format!("{best}: the language is not known yet and it knows many, unlike {others}")
+    } else {
+        format!("{best}, before {others}")
     }
 }
 

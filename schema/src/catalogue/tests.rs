@@ -27,6 +27,8 @@ const BASE_SEGMENTS: &str = "onnx-community/whisper-base";
 const BASE_EN: &str = "onnx-community/whisper-base.en_timestamped";
 const TURBO: &str = "onnx-community/whisper-large-v3-turbo_timestamped";
 const PARAKEET: &str = "istupakov/parakeet-tdt-0.6b-v2-onnx";
+const PARAKEET_V3: &str = "istupakov/parakeet-tdt-0.6b-v3-onnx";
+const PARAKEET_NANO: &str = "parakeet-tdt-nano";
 const NANO: &str = "whisper-nano";
 const VAD: &str = "silero-vad";
 
@@ -224,6 +226,29 @@ fn names_resolve_to_the_model_that_serves_them() {
             Some(PARAKEET),
         ),
         ("AUTO", &german, &[BASE, TURBO, PARAKEET, NANO], Some(TURBO)),
+        // Of the bundled ones Parakeet for English; what translates is Whisper.
+        (
+            "auto",
+            &english,
+            &[NANO, PARAKEET_NANO],
+            Some(PARAKEET_NANO),
+        ),
+        (
+            "auto",
+            &unknown,
+            &[NANO, PARAKEET_NANO],
+            Some(PARAKEET_NANO),
+        ),
+        ("auto", &unknown, &[TINY, PARAKEET_NANO], Some(TINY)),
+        ("auto", &english, &[TINY, PARAKEET_NANO], Some(TINY)),
+        ("auto", &english, &[TURBO, PARAKEET_V3], Some(PARAKEET_V3)),
+        (
+            "auto",
+            &german,
+            &[NANO, PARAKEET_NANO, PARAKEET_V3],
+            Some(PARAKEET_V3),
+        ),
+        ("auto", &translate, &[NANO, PARAKEET_NANO], Some(NANO)),
         (
             "auto",
             &Wish::transcribe(Some("en-GB")),
@@ -308,8 +333,8 @@ fn a_refusal_has_a_code_and_says_what_to_do() {
         (
             "nvidia/parakeet-tdt-0.6b-v3",
             &unknown,
-            "runtime_unavailable",
-            "engine parakeet",
+            "model_not_ready",
+            "dalston models pull istupakov/parakeet-tdt-0.6b-v3-onnx",
         ),
         ("riva", &unknown, "model_not_found", "use onnx-community/"),
         (BASE_EN, &german, "runtime_unavailable", "knows only en"),
@@ -333,11 +358,58 @@ fn a_refusal_has_a_code_and_says_what_to_do() {
         let sentence = resolution.explain(requested, wish);
         assert!(sentence.contains(part), "{requested}: {sentence}");
     }
-    let chosen = resolve("auto", &unknown, &offered);
-    assert_eq!(chosen.refusal_code(), None);
-    assert!(
-        chosen
-            .explain("auto", &unknown)
-            .contains("is the best model present")
-    );
+}
+
+#[test]
+fn a_choice_says_why() {
+    let english = Wish::transcribe(Some("en"));
+    let unknown = Wish::transcribe(None);
+    let cases: &[(&str, &Wish<'_>, &[&str], &str)] = &[
+        (
+            "auto",
+            &english,
+            &[NANO, PARAKEET_NANO],
+            "parakeet-tdt-nano is the best model present for transcribe in en, before whisper-nano",
+        ),
+        (
+            "auto",
+            &unknown,
+            &[NANO, PARAKEET_NANO, TINY],
+            "onnx-community/whisper-tiny_timestamped is the best model present for transcribe: the language is not known \
+             yet and it knows many, unlike parakeet-tdt-nano and 1 more",
+        ),
+        (
+            "whisper",
+            &english,
+            &[NANO, PARAKEET_NANO],
+            "whisper-nano is the best model present for transcribe in en, the only one that suits",
+        ),
+        (
+            "nvidia/parakeet-tdt-0.6b-v2",
+            &english,
+            &[PARAKEET],
+            "istupakov/parakeet-tdt-0.6b-v2-onnx serves nvidia/parakeet-tdt-0.6b-v2",
+        ),
+        (NANO, &english, &[NANO], "whisper-nano was asked for"),
+    ];
+    for (requested, wish, ids, expected) in cases {
+        let offered = present(ids);
+        let resolution = resolve(requested, wish, &offered);
+        assert_eq!(resolution.refusal_code(), None);
+        assert_eq!(resolution.explain(requested, wish), *expected);
+    }
+}
+
+#[test]
+fn a_part_is_not_asked_for_by_itself() {
+    let wish = Wish {
+        stage: Stage::Diarize,
+        language: None,
+        translate: false,
+    };
+    let offered = present(&["pyannote-segmentation-nano"]);
+    let resolution = resolve("wespeaker-nano", &wish, &offered);
+    assert_eq!(resolution.refusal_code(), Some("model_stage_mismatch"));
+    let sentence = resolution.explain("wespeaker-nano", &wish);
+    assert!(sentence.contains("runs nothing by itself"), "{sentence}");
 }

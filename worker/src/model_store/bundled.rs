@@ -1,5 +1,6 @@
 //! The models that come with the program: small enough to be compiled in, so that a fresh machine transcribes without a
-//! network. Only the int8 weights are here; the repository's `engines/models` has the rest for tests.
+//! network. Of int8 and float weights the smaller that keep the quality are here; the repository's `engines/models` has
+//! the rest for tests.
 
 /// A model compiled into the program.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,38 @@ pub const BUNDLED: &[BundledModel] = &[
             "onnx/decoder_model_merged_quantized.onnx",
             "onnx_timestamped/decoder_model_merged_quantized.onnx",
         ),
+    },
+    BundledModel {
+        id: "parakeet-tdt-nano",
+        files: files!("parakeet-tdt-nano":
+            "config.json",
+            "vocab.txt",
+            "encoder-model.int8.onnx",
+            "decoder_joint-model.int8.onnx",
+        ),
+    },
+    BundledModel {
+        id: "wav2vec2-nano",
+        files: files!("wav2vec2-nano":
+            "config.json",
+            "preprocessor_config.json",
+            "special_tokens_map.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "onnx/model_quantized.onnx",
+        ),
+    },
+    BundledModel {
+        id: "pyannote-segmentation-nano",
+        files: files!("pyannote-segmentation-nano":
+            "config.json",
+            "preprocessor_config.json",
+            "model.onnx",
+        ),
+    },
+    BundledModel {
+        id: "wespeaker-nano",
+        files: files!("wespeaker-nano": "model.onnx"),
     },
     BundledModel {
         id: "silero-vad",

@@ -1,24 +1,30 @@
-//! Tells what kind of model a folder holds, by its files, and which of them the model needs. Kinds that this version
-//! does not run are recognised too, so that the answer says what the folder is and not only that it is refused.
+//! Tells what kind of model a folder holds and which of its files the model needs. The engines say whether a folder is
+//! theirs and what it can do; the catalogue's layouts say which files make a model. Kinds that nothing here runs are told
+//! for what they are, so that the answer is more than a refusal.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dalston_engines::model_folder::{DecoderGraphs, Graphs, ModelFolder, Precision};
+use dalston_engines::registry::{self, ENGINES, EngineSpec};
 use dalston_engines::session::Device;
-use dalston_schema::catalogue::catalogue;
+use dalston_schema::catalogue::{self, Layout, catalogue};
 use dalston_schema::task::Stage;
 
 use super::error::{ModelStoreError, Result};
 
 /// Folders of an export that may hold graphs, beside its root.
 const GRAPH_FOLDERS: [&str; 2] = ["onnx", "onnx_timestamped"];
+/// A model that hears more languages than this is told as multilingual, without a list.
+const LISTED_LANGUAGES: usize = 50;
+/// Layout and engine of the voice activity model, which `prepare` runs without a registered engine.
+const VOICE_ACTIVITY: &str = "silero-vad";
 
 /// A folder that holds a model this version runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognised {
     /// Layout, as named in the catalogue.
-    pub layout: &'static str,
+    pub layout: String,
     /// Engine that runs it.
     pub engine: &'static str,
     /// Stage it serves.
@@ -36,76 +42,179 @@ pub struct Recognised {
 /// Recognises a folder.
 ///
 /// # Errors
-/// [`ModelStoreError::NotServed`] for a kind that is known and not run, [`ModelStoreError::Unusable`] for a Whisper
-/// folder that lacks something, [`ModelStoreError::LinkOutside`], [`ModelStoreError::Unrecognised`].
+/// [`ModelStoreError::NotServed`] for a kind that is known and not run, [`ModelStoreError::Unusable`] for a folder that
+/// lacks something its engine needs, [`ModelStoreError::LinkOutside`], [`ModelStoreError::Unrecognised`].
 pub fn recognise(folder: &Path) -> Result<Recognised> {
     let names = inspect(folder)?;
-    let has = |name: &str| names.contains(name);
-    let any = |prefix: &str| {
-        names.iter().any(|path| {
-            let name = path.rsplit('/').next().unwrap_or(path);
-            name.starts_with(prefix) && name.ends_with(".onnx")
-        })
-    };
-    if any("encoder_model") || any("decoder_model") {
-        return whisper(folder, &names);
+    if !names.iter().any(|name| name.ends_with(".onnx")) {
+        return Err(without_graphs(folder, &names));
     }
-    if has("silero_vad_16k_sequence.onnx") {
-        return Ok(Recognised {
-            layout: "silero-vad",
-            engine: "silero-vad",
-            stage: Stage::Prepare,
-            languages: None,
-            words: false,
-            translates: false,
-            files: names
-                .into_iter()
-                .filter(|name| name.starts_with("silero_vad") || name == "LICENSE")
-                .collect(),
-        });
+    if names.contains("silero_vad_16k_sequence.onnx") {
+        return Ok(voice_activity(names));
     }
-    let model_type = model_type(folder);
-    let kind = match model_type.as_deref() {
-        _ if any("encoder-model") || any("decoder_joint-model") => Some("Parakeet transducer"),
-        _ if any("joiner") => Some("transducer (sherpa-onnx layout)"),
-        Some("wav2vec2" | "wav2vec2-bert" | "hubert" | "wavlm") => Some("wav2vec 2.0"),
-        Some("pyannet" | "pyannote") => Some("speaker segmentation"),
-        _ if has("vocab.txt") && any("model") => Some("Parakeet CTC"),
-        _ if any("voxceleb") => Some("speaker embedding"),
-        _ => None,
-    };
-    if let Some(kind) = kind {
-        return Err(ModelStoreError::NotServed {
+    let engine = ENGINES
+        .iter()
+        .find(|engine| (engine.recognizes)(folder))
+        // A Whisper export without its configuration: the engine will say what is missing.
+        .or_else(|| has_graph(&names, "encoder_model").then(|| registry::engine("whisper"))?);
+    match engine {
+        Some(engine) => served(engine, folder, &names),
+        None if has_graph(&names, "joiner") => Err(ModelStoreError::NotServed {
             what: folder.display().to_string(),
-            kind: kind.to_owned(),
+            kind: "transducer (sherpa-onnx layout)".to_owned(),
             served: catalogue().served_engines().join(", "),
-        });
-    }
-    let weights = if has("model.bin") {
-        Some("CTranslate2 (faster-whisper)")
-    } else if [
-        "model.safetensors",
-        "pytorch_model.bin",
-        "model.safetensors.index.json",
-    ]
-    .iter()
-    .any(|name| has(name))
-    {
-        Some("PyTorch")
-    } else {
-        None
-    };
-    match weights {
-        Some(weights) => Err(ModelStoreError::Unusable {
-            folder: folder.display().to_string(),
-            message: format!(
-                "it holds {weights} weights and no ONNX graphs. Pull the published export of the model by the same \
-                 id, or export the original with `optimum-cli export onnx`"
-            ),
         }),
         None => Err(ModelStoreError::Unrecognised {
             folder: folder.display().to_string(),
         }),
+    }
+}
+
+/// A folder that an engine calls its own, read by that engine so that what is accepted here loads there.
+fn served(
+    engine: &'static EngineSpec,
+    folder: &Path,
+    names: &BTreeSet<String>,
+) -> Result<Recognised> {
+    let description = (engine.describe)(folder, Precision::Auto, Device::Cpu).map_err(|error| {
+        ModelStoreError::Unusable {
+            folder: folder.display().to_string(),
+            message: error.to_string(),
+        }
+    })?;
+    let (layout, mut files) = match complete_layout(engine.id, names) {
+        Some((name, layout)) => (name.to_owned(), layout_files(layout, names)),
+        // The engine reads more layouts than hubs publish: what it accepted is taken as it is.
+        None => (engine.id.to_owned(), names.clone()),
+    };
+    if engine.id == "whisper" {
+        files.extend(whisper_graphs(folder, names));
+    }
+    let languages = description.languages;
+    Ok(Recognised {
+        layout,
+        engine: engine.id,
+        stage: stage(description.stage),
+        languages: (1..=LISTED_LANGUAGES)
+            .contains(&languages.len())
+            .then_some(languages),
+        words: description.native_words,
+        translates: description.translates,
+        files,
+    })
+}
+
+/// The stage of tasks that an engine's stage serves.
+fn stage(stage: registry::Stage) -> Stage {
+    match stage {
+        registry::Stage::Transcribe => Stage::Transcribe,
+        registry::Stage::Align => Stage::Align,
+        registry::Stage::Diarize => Stage::Diarize,
+    }
+}
+
+fn voice_activity(names: BTreeSet<String>) -> Recognised {
+    Recognised {
+        layout: VOICE_ACTIVITY.to_owned(),
+        engine: VOICE_ACTIVITY,
+        stage: Stage::Prepare,
+        languages: None,
+        words: false,
+        translates: false,
+        files: names
+            .into_iter()
+            .filter(|name| name.starts_with("silero_vad") || name == "LICENSE")
+            .collect(),
+    }
+}
+
+/// The layout of an engine whose files are all here, in one precision at least.
+fn complete_layout(
+    engine: &str,
+    names: &BTreeSet<String>,
+) -> Option<(&'static str, &'static Layout)> {
+    let complete = |layout: &Layout| {
+        let has = |path: &String| names.contains(path);
+        layout.metadata.iter().all(has)
+            && [catalogue::Precision::Int8, catalogue::Precision::Float]
+                .into_iter()
+                .any(|precision| {
+                    let mut parts = layout.parts(precision).iter();
+                    parts.all(|part| part.iter().any(has))
+                })
+    };
+    catalogue()
+        .layouts()
+        .find(|(_, layout)| layout.engine == engine && complete(layout))
+}
+
+/// The files of a layout that are here, in every precision, with their graphs' external weights.
+fn layout_files(layout: &Layout, names: &BTreeSet<String>) -> BTreeSet<String> {
+    let metadata = layout.metadata.iter().chain(&layout.optional);
+    let graphs = layout.int8.iter().chain(&layout.float).flatten();
+    let mut files: BTreeSet<String> = metadata
+        .filter(|name| names.contains(*name))
+        .cloned()
+        .collect();
+    for graph in graphs.filter(|graph| names.contains(*graph)) {
+        files.extend(with_external_weights(graph, names));
+    }
+    files
+}
+
+/// A graph and its external weights, which are named after it: `x.onnx_data`, `x.onnx_data_1`, `x.onnx.data`.
+fn with_external_weights(graph: &str, names: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    names
+        .iter()
+        .filter(move |name| name.starts_with(graph))
+        .cloned()
+}
+
+/// The graphs a Whisper folder runs from, which may be split otherwise than in the published layout.
+fn whisper_graphs(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String> {
+    [Precision::Int8, Precision::Float]
+        .into_iter()
+        .filter_map(|precision| ModelFolder::read(folder, precision, Device::Cpu).ok())
+        .flat_map(|model| {
+            let graphs = graph_files(&model.graphs);
+            graphs
+                .into_iter()
+                .filter_map(|graph| Some(graph.strip_prefix(folder).ok()?.to_str()?.to_owned()))
+                .collect::<Vec<_>>()
+        })
+        .flat_map(|graph| with_external_weights(&graph, names).collect::<Vec<_>>())
+        .collect()
+}
+
+fn has_graph(names: &BTreeSet<String>, prefix: &str) -> bool {
+    names.iter().any(|path| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        name.starts_with(prefix) && name.ends_with(".onnx")
+    })
+}
+
+/// Why a folder without graphs is no model, by the weights it has instead.
+fn without_graphs(folder: &Path, names: &BTreeSet<String>) -> ModelStoreError {
+    let pytorch = [
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model.safetensors.index.json",
+    ];
+    let weights = if names.contains("model.bin") {
+        "CTranslate2 (faster-whisper)"
+    } else if pytorch.iter().any(|name| names.contains(*name)) {
+        "PyTorch"
+    } else {
+        return ModelStoreError::Unrecognised {
+            folder: folder.display().to_string(),
+        };
+    };
+    ModelStoreError::Unusable {
+        folder: folder.display().to_string(),
+        message: format!(
+            "it holds {weights} weights and no ONNX graphs. Pull the published export of the model by the same id, or \
+             export the original with `optimum-cli export onnx`"
+        ),
     }
 }
 
@@ -144,55 +253,6 @@ fn inspect(folder: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
-}
-
-fn model_type(folder: &Path) -> Option<String> {
-    let config = std::fs::read(folder.join("config.json")).ok()?;
-    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
-    Some(config.get("model_type")?.as_str()?.to_owned())
-}
-
-/// A Whisper folder, read by the engine itself so that what is accepted here loads there.
-fn whisper(folder: &Path, names: &BTreeSet<String>) -> Result<Recognised> {
-    let unusable = |error: &dyn std::fmt::Display| ModelStoreError::Unusable {
-        folder: folder.display().to_string(),
-        message: error.to_string(),
-    };
-    let model = ModelFolder::read(folder, Precision::Auto, Device::Cpu)
-        .map_err(|error| unusable(&error))?;
-    let mut files: BTreeSet<String> = catalogue()
-        .layout("whisper")
-        .into_iter()
-        .flat_map(|layout| layout.metadata.iter().chain(&layout.optional))
-        .filter(|name| names.contains(*name))
-        .cloned()
-        .collect();
-    for precision in [Precision::Int8, Precision::Float] {
-        if let Ok(model) = ModelFolder::read(folder, precision, Device::Cpu) {
-            for graph in graph_files(&model.graphs) {
-                let Ok(graph) = graph.strip_prefix(folder) else {
-                    continue;
-                };
-                let graph = graph.to_string_lossy().into_owned();
-                // External weights are named after their graph: `x.onnx_data`, `x.onnx_data_1`, `x.onnx.data`.
-                files.extend(
-                    names
-                        .iter()
-                        .filter(|name| name.starts_with(&graph))
-                        .cloned(),
-                );
-            }
-        }
-    }
-    Ok(Recognised {
-        layout: "whisper",
-        engine: "whisper",
-        stage: Stage::Transcribe,
-        languages: (!model.is_multilingual()).then(|| vec!["en".to_owned()]),
-        words: model.has_cross_attention(),
-        translates: model.tokens.translate.is_some(),
-        files,
-    })
 }
 
 fn graph_files(graphs: &Graphs) -> Vec<&PathBuf> {

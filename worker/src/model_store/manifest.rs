@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use dalston_schema::capability::{Capability, OfferedCapability};
-use dalston_schema::catalogue::vocabulary_method;
+use dalston_schema::catalogue::{Entry, vocabulary_method};
 use dalston_schema::task::Stage;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,26 @@ pub struct Manifest {
     pub imported_at: DateTime<Utc>,
     /// Its files, in order of path.
     pub files: Vec<ModelFile>,
+}
+
+impl Manifest {
+    /// The manifest of a catalogue entry with these files.
+    #[must_use]
+    pub fn of_entry(entry: &Entry, source: Source, files: Vec<ModelFile>) -> Self {
+        Self {
+            id: entry.id.clone(),
+            name: entry.name.clone(),
+            engine: entry.engine.clone(),
+            stage: entry.stage,
+            layout: entry.layout.clone(),
+            source,
+            languages: entry.languages.clone(),
+            words: entry.words,
+            translates: entry.translates,
+            imported_at: Utc::now(),
+            files,
+        }
+    }
 }
 
 /// Where a model is from.

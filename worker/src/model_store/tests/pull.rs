@@ -505,7 +505,6 @@ async fn what_cannot_be_pulled_is_told_before_anything_is_asked() {
     for (name, expected) in [
         ("auto", "give a model's id"),
         ("whisper-1", "give a model's id"),
-        ("nvidia/parakeet-tdt-0.6b-v3", "does not run yet"),
         ("riva", "Pull onnx-community/"),
         ("whisper-99", "there is no model whisper-99"),
         ("../etc", "no model id"),
