@@ -15,6 +15,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 pub mod emit;
+pub mod interface;
 pub mod linear;
 pub mod onnx;
 pub mod operators;

@@ -5,6 +5,7 @@
 
 pub mod audio_source;
 pub mod chunking;
+pub mod diarize;
 pub mod error;
 pub mod graph;
 pub mod mel;
@@ -18,6 +19,10 @@ pub mod watch;
 pub mod whisper;
 
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
+pub use diarize::{
+    Diarization, DiarizeRequest, DiarizedSpeaker, Diarizer, KnownSpeaker, SpeakerEmbedding,
+    SpeakerSegmentation, SpeakerTurn,
+};
 pub use error::{EngineError, Result};
 pub use model_folder::Precision;
 pub use registry::{ENGINES, EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};

@@ -12,9 +12,10 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::session::Device;
 use crate::whisper::backend::Dims;
-pub use graphs::{DecoderGraphs, Graphs, Precision};
+pub use graphs::{DecoderGraphs, Graphs, Precision, choose_graph, file_bytes};
 use graphs::{choose_graphs, has_output};
-use json::{Json, token, token_list};
+pub(crate) use json::Json;
+use json::{token, token_list};
 pub use tokens::SpecialTokens;
 use tokens::{read_added_tokens, special_tokens};
 

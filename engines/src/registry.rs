@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::diarize::{self, SpeakerEmbedding, SpeakerSegmentation};
 use crate::error::{EngineError, Result};
 use crate::model_folder::Precision;
 use crate::session::{Device, Runtime};
@@ -65,7 +66,7 @@ pub struct ModelDescription {
     pub engine: &'static str,
     /// The stage it serves.
     pub stage: Stage,
-    /// Codes of the languages it hears; never empty.
+    /// Codes of the languages it hears; empty where language plays no part.
     pub languages: Vec<String>,
     /// Whether it can translate to English.
     pub translates: bool,
@@ -90,6 +91,10 @@ pub struct ModelDescription {
 pub enum LoadedModel {
     /// Audio to text.
     Transcriber(TranscriberHandle),
+    /// Audio to tracks of speech.
+    SpeakerSegmentation(SpeakerSegmentation),
+    /// Voices to vectors.
+    SpeakerEmbedding(SpeakerEmbedding),
 }
 
 impl LoadedModel {
@@ -97,6 +102,23 @@ impl LoadedModel {
     pub fn into_transcriber(self) -> Option<TranscriberHandle> {
         match self {
             Self::Transcriber(transcriber) => Some(transcriber),
+            Self::SpeakerSegmentation(_) | Self::SpeakerEmbedding(_) => None,
+        }
+    }
+
+    /// The speaker segmentation model, if it is one.
+    pub fn into_speaker_segmentation(self) -> Option<SpeakerSegmentation> {
+        match self {
+            Self::SpeakerSegmentation(model) => Some(model),
+            Self::Transcriber(_) | Self::SpeakerEmbedding(_) => None,
+        }
+    }
+
+    /// The speaker embedding model, if it is one.
+    pub fn into_speaker_embedding(self) -> Option<SpeakerEmbedding> {
+        match self {
+            Self::SpeakerEmbedding(model) => Some(model),
+            Self::Transcriber(_) | Self::SpeakerSegmentation(_) => None,
         }
     }
 
@@ -104,6 +126,8 @@ impl LoadedModel {
     pub fn weight_bytes(&self) -> u64 {
         match self {
             Self::Transcriber(transcriber) => transcriber.weight_bytes(),
+            Self::SpeakerSegmentation(model) => model.weight_bytes(),
+            Self::SpeakerEmbedding(model) => model.weight_bytes(),
         }
     }
 }
@@ -123,7 +147,11 @@ pub struct EngineSpec {
 }
 
 /// Every engine there is.
-pub const ENGINES: &[EngineSpec] = &[whisper::SPEC];
+pub const ENGINES: &[EngineSpec] = &[
+    whisper::SPEC,
+    diarize::segmentation::SPEC,
+    diarize::embedding::SPEC,
+];
 
 /// The engine with an id.
 pub fn engine(id: &str) -> Option<&'static EngineSpec> {

@@ -74,8 +74,8 @@ pub(super) fn has_output(graph: &Path, name: &str) -> bool {
     })
 }
 
-/// A graph and its external weights (`x.onnx_data`, `x.onnx.data`).
-fn file_bytes(graph: &Path) -> u64 {
+/// Bytes of a graph and its external weights (`x.onnx_data`, `x.onnx.data`).
+pub fn file_bytes(graph: &Path) -> u64 {
     let beside = |suffix: &str| {
         let mut name = graph.as_os_str().to_owned();
         name.push(suffix);
@@ -87,23 +87,60 @@ fn file_bytes(graph: &Path) -> u64 {
         .sum()
 }
 
+const FETCH_AGAIN: &str =
+    "fetch the model again with `dalston models pull`, or import a complete folder";
 const FLOAT_SUFFIXES: [&str; 1] = [""];
 const INT8_SUFFIXES: [&str; 5] = ["_quantized", "_int8", ".int8", "-int8", "_uint8"];
 
-pub(super) fn choose_graphs(folder: &Path, precision: Precision, device: Device) -> Result<Graphs> {
-    let order: &[(Precision, &[&str])] = match (precision, device) {
-        (Precision::Float, _) => &[(Precision::Float, &FLOAT_SUFFIXES)],
-        (Precision::Int8, _) => &[(Precision::Int8, &INT8_SUFFIXES)],
+/// The precisions to try on a device, best first, with the suffixes their files may have.
+fn suffix_order(
+    precision: Precision,
+    device: Device,
+) -> &'static [(Precision, &'static [&'static str])] {
+    const FLOAT: (Precision, &[&str]) = (Precision::Float, &FLOAT_SUFFIXES);
+    const INT8: (Precision, &[&str]) = (Precision::Int8, &INT8_SUFFIXES);
+    match (precision, device) {
+        (Precision::Float, _) => &[FLOAT],
+        (Precision::Int8, _) => &[INT8],
         // Dynamic quantisation has no fast CUDA kernels.
-        (Precision::Auto, Device::Cuda) => &[
-            (Precision::Float, &FLOAT_SUFFIXES),
-            (Precision::Int8, &INT8_SUFFIXES),
-        ],
-        (Precision::Auto, Device::Auto | Device::Cpu) => &[
-            (Precision::Int8, &INT8_SUFFIXES),
-            (Precision::Float, &FLOAT_SUFFIXES),
-        ],
-    };
+        (Precision::Auto, Device::Cuda) => &[FLOAT, INT8],
+        (Precision::Auto, Device::Auto | Device::Cpu) => &[INT8, FLOAT],
+    }
+}
+
+/// The file of a model that is one graph, `name` with the suffix of a precision, in `onnx/` or in the folder itself.
+///
+/// # Errors
+/// [`EngineError::ModelFileMissing`] naming every file that would do.
+pub fn choose_graph(
+    folder: &Path,
+    name: &str,
+    precision: Precision,
+    device: Device,
+) -> Result<(Precision, PathBuf)> {
+    let order = suffix_order(precision, device);
+    let found = order.iter().find_map(|(precision, suffixes)| {
+        suffixes
+            .iter()
+            .find_map(|suffix| find_graph(folder, &["onnx", ""], name, suffix))
+            .map(|path| (*precision, path))
+    });
+    found.ok_or_else(|| {
+        let names: Vec<String> = order
+            .iter()
+            .flat_map(|(_, suffixes)| suffixes.iter())
+            .map(|suffix| format!("onnx/{name}{suffix}.onnx"))
+            .collect();
+        EngineError::ModelFileMissing {
+            folder: folder.to_owned(),
+            file: names.join(" or "),
+            remedy: FETCH_AGAIN.to_owned(),
+        }
+    })
+}
+
+pub(super) fn choose_graphs(folder: &Path, precision: Precision, device: Device) -> Result<Graphs> {
+    let order = suffix_order(precision, device);
     for (precision, suffixes) in order {
         for suffix in *suffixes {
             if let Some(graphs) = find_graphs(folder, suffix, *precision) {
@@ -169,7 +206,6 @@ fn missing_graph(folder: &Path, suffixes: &[&str]) -> EngineError {
     EngineError::ModelFileMissing {
         folder: folder.to_owned(),
         file: names.join(" or "),
-        remedy: "fetch the model again with `dalston models pull`, or import a complete folder"
-            .to_owned(),
+        remedy: FETCH_AGAIN.to_owned(),
     }
 }

@@ -8,13 +8,13 @@ use crate::error::{EngineError, Result};
 
 /// A JSON object and the file it is from.
 #[derive(Clone)]
-pub(super) struct Json {
+pub(crate) struct Json {
     pub path: PathBuf,
     pub value: Value,
 }
 
 impl Json {
-    pub(super) fn optional(folder: &Path, name: &str) -> Result<Option<Self>> {
+    pub(crate) fn optional(folder: &Path, name: &str) -> Result<Option<Self>> {
         let path = folder.join(name);
         if !path.is_file() {
             return Ok(None);
@@ -28,20 +28,20 @@ impl Json {
         Ok(Some(Self { path, value }))
     }
 
-    pub(super) fn required(folder: &Path, name: &str) -> Result<Self> {
+    pub(crate) fn required(folder: &Path, name: &str) -> Result<Self> {
         Self::optional(folder, name)?.ok_or_else(|| EngineError::ModelFileMissing {
             folder: folder.to_owned(),
             file: name.to_owned(),
-            remedy: "fetch the folder again, it is not a complete Whisper export".to_owned(),
+            remedy: "fetch the folder again, it is not a complete export".to_owned(),
         })
     }
 
     /// `null` counts as absent.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn size(&self, key: &str) -> Result<usize> {
+    pub(crate) fn size(&self, key: &str) -> Result<usize> {
         self.get(key)
             .and_then(Value::as_u64)
             .and_then(|size| usize::try_from(size).ok())
@@ -49,7 +49,7 @@ impl Json {
             .ok_or_else(|| self.invalid(format!("{key} is missing or not a positive number")))
     }
 
-    pub(super) fn invalid(&self, message: String) -> EngineError {
+    pub(crate) fn invalid(&self, message: String) -> EngineError {
         EngineError::ModelInvalid {
             path: self.path.clone(),
             message,
@@ -57,10 +57,10 @@ impl Json {
     }
 }
 
-pub(super) fn token(value: &Value) -> Option<u32> {
+pub(crate) fn token(value: &Value) -> Option<u32> {
     u32::try_from(value.as_u64()?).ok()
 }
 
-pub(super) fn token_list(value: &Value) -> Option<Vec<u32>> {
+pub(crate) fn token_list(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(token).collect()
 }
