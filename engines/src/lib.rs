@@ -10,6 +10,7 @@ pub mod error;
 pub mod graph;
 pub mod mel;
 pub mod model_folder;
+pub mod parakeet;
 pub mod registry;
 pub mod session;
 pub mod transcriber;

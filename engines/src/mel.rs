@@ -79,9 +79,9 @@ impl<'a> Stretch<'a> {
 }
 
 /// One triangle of the filter bank: weights of the frequency bins from `first_bin` on.
-struct MelBand {
-    first_bin: usize,
-    weights: Vec<f32>,
+pub(crate) struct MelBand {
+    pub(crate) first_bin: usize,
+    pub(crate) weights: Vec<f32>,
 }
 
 /// Computes log-mel features. Immutable; share it between threads.
@@ -232,7 +232,7 @@ pub fn normalize(log10: &mut ArrayViewMut2<'_, f32>, maximum: f32) {
 }
 
 /// Triangles equally spaced on Slaney's mel scale, each of unit area (librosa's and transformers' default).
-fn slaney_bands(n_mels: usize, n_fft: usize) -> Vec<MelBand> {
+pub(crate) fn slaney_bands(n_mels: usize, n_fft: usize) -> Vec<MelBand> {
     let n_bins = n_fft / 2 + 1;
     let nyquist = f64::from(SAMPLE_RATE) / 2.0;
     let top = hertz_to_mel(nyquist);

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::session::Device;
 use crate::whisper::backend::Dims;
+pub(crate) use graphs::suffix_order;
 pub use graphs::{DecoderGraphs, Graphs, Precision, choose_graph, file_bytes};
 use graphs::{choose_graphs, has_output};
 pub(crate) use json::Json;

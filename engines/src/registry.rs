@@ -8,7 +8,7 @@ use crate::error::{EngineError, Result};
 use crate::model_folder::Precision;
 use crate::session::{Device, Runtime};
 use crate::transcriber::TranscriberHandle;
-use crate::whisper;
+use crate::{parakeet, whisper};
 
 /// What a stage of the pipeline does with audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +149,7 @@ pub struct EngineSpec {
 /// Every engine there is.
 pub const ENGINES: &[EngineSpec] = &[
     whisper::SPEC,
+    parakeet::SPEC,
     diarize::segmentation::SPEC,
     diarize::embedding::SPEC,
 ];

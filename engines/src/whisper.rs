@@ -18,6 +18,8 @@ mod segments;
 pub mod timing;
 pub mod tokenizer;
 
+pub(crate) use decoding::compression_ratio;
+
 use std::path::Path;
 
 use crate::error::Result;

@@ -281,7 +281,7 @@ fn progress_only_grows_and_ends_at_the_duration() {
                 progress: Some(progress),
                 ..Control::default()
             },
-            ..TranscribeRequest::new(audio("dialogues/dlg01.wav"), english())
+            ..TranscribeRequest::new(minutes_of_speech(3), english())
         };
         let duration = subject.model.transcribe(request).unwrap().duration;
         let told = told.lock().unwrap();

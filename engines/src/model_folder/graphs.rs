@@ -93,7 +93,7 @@ const FLOAT_SUFFIXES: [&str; 1] = [""];
 const INT8_SUFFIXES: [&str; 5] = ["_quantized", "_int8", ".int8", "-int8", "_uint8"];
 
 /// The precisions to try on a device, best first, with the suffixes their files may have.
-fn suffix_order(
+pub(crate) fn suffix_order(
     precision: Precision,
     device: Device,
 ) -> &'static [(Precision, &'static [&'static str])] {

@@ -13,7 +13,7 @@ use crate::transcription::CancelFlag;
 use crate::whisper::backend::{Backend, StartLogits};
 use crate::whisper::tokenizer::Tokenizer;
 use filters::LogitFilters;
-use repetition::compression_ratio;
+pub(crate) use repetition::compression_ratio;
 use search::{Hypothesis, Search, Strategy};
 
 /// Share of a batch that may have ended before the batch is packed: packing copies the caches of all that go on.

@@ -1,0 +1,272 @@
+//! Cuts audio of any length into windows and joins what was heard in them.
+//!
+//! The encoder attends to all of a window: its memory grows with the square of the length, and models are trained on
+//! utterances. Speech regions become windows of their own, joined over short gaps; audio without regions, and speech
+//! longer than a window, is cut where it is quietest, and windows reach over such a cut on both sides. There the words
+//! of both are matched, so that none is lost or doubled at a seam.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::words::TimedWord;
+use crate::audio_source::{AudioSource, SAMPLE_RATE};
+use crate::chunking::{WindowOptions, pack_windows, quietest_place};
+use crate::error::Result;
+use crate::transcription::{LongForm, SpeechRegion};
+use crate::vad::SpeechSpan;
+
+const RATE: f64 = SAMPLE_RATE as f64;
+/// Longest stretch between two cuts, seconds, unless told otherwise: enough context for any sentence, and attention
+/// over it is still cheap.
+pub const LONGEST: f64 = 30.0;
+/// Longest silence inside a window, seconds: neighbours give context, silence costs time.
+const LONGEST_GAP: f64 = 0.6;
+/// How far windows reach over a cut on both sides, seconds: a few words for matching, and context for the first.
+const REACH: f64 = 2.0;
+/// Windows are reordered by length among this many batches, so that those of a batch are about equally long.
+const BATCHES_SORTED: usize = 4;
+/// How far apart the two times of one word may be, seconds.
+const SAME_WORD: f64 = 0.4;
+
+/// A window to decode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Its place among the windows of its audio.
+    pub index: usize,
+    /// Samples to encode.
+    pub samples: Range<u64>,
+    /// Samples it answers for; words outside are its neighbours'.
+    pub core: Range<u64>,
+}
+
+impl Window {
+    /// Its audio in seconds.
+    pub(crate) fn seconds(&self) -> Range<f64> {
+        self.samples.start as f64 / RATE..self.samples.end as f64 / RATE
+    }
+
+    /// The seconds it answers for.
+    fn core_seconds(&self) -> f64 {
+        (self.core.end - self.core.start) as f64 / RATE
+    }
+}
+
+/// The way through one audio.
+pub(crate) struct Walk {
+    pub audio: Arc<dyn AudioSource>,
+    waiting: VecDeque<Window>,
+    /// Where the next window of audio without speech regions begins; `None` when all are planned.
+    planned_to: Option<u64>,
+    /// Longest stretch between two cuts, samples.
+    longest: u64,
+    n_planned: usize,
+    in_flight: usize,
+    /// Seconds answered for: so far, and in all.
+    done_s: f64,
+    total_s: f64,
+    heard: Vec<Heard>,
+}
+
+/// What a window heard.
+struct Heard {
+    window: Window,
+    words: Vec<TimedWord>,
+}
+
+impl Walk {
+    /// Plans windows of at most `longest_s` seconds (and what they reach over cuts) for batches of `batch_size`.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Audio`] when the audio cannot be read.
+    pub(crate) fn new(
+        audio: Arc<dyn AudioSource>,
+        long_form: &LongForm,
+        batch_size: usize,
+        longest_s: f64,
+    ) -> Result<Self> {
+        let mut walk = Self {
+            waiting: VecDeque::new(),
+            planned_to: None,
+            longest: samples(longest_s).max(samples(1.0)),
+            n_planned: 0,
+            in_flight: 0,
+            done_s: 0.0,
+            total_s: audio.duration(),
+            heard: Vec::new(),
+            audio,
+        };
+        match long_form {
+            LongForm::Sequential => walk.planned_to = (walk.audio.n_samples() > 0).then_some(0),
+            LongForm::Batched(regions) => walk.plan_regions(regions, batch_size)?,
+        }
+        Ok(walk)
+    }
+
+    fn plan_regions(&mut self, regions: &[SpeechRegion], batch_size: usize) -> Result<()> {
+        let n_samples = self.audio.n_samples();
+        let sample = |seconds: f64| ((seconds.max(0.0) * RATE).round() as u64).min(n_samples);
+        let spans: Vec<SpeechSpan> = regions
+            .iter()
+            .map(|region| SpeechSpan {
+                start: sample(region.start),
+                end: sample(region.end),
+            })
+            .filter(|span| span.start < span.end)
+            .collect();
+        let options = WindowOptions {
+            limit: self.longest,
+            max_gap: samples(LONGEST_GAP),
+        };
+        let audio = Arc::clone(&self.audio);
+        let mut cuts = Vec::new();
+        let packed = pack_windows(&spans, &options, &mut |range| {
+            let cut = quietest_place(&*audio, range)?;
+            cuts.push(cut);
+            Ok(cut)
+        })?;
+        let is_cut = |at: u64| cuts.contains(&at);
+        let mut windows: Vec<Window> = packed
+            .iter()
+            .enumerate()
+            .map(|(index, packed)| {
+                let core = packed.start..packed.end;
+                let reach = |at: u64| if is_cut(at) { samples(REACH) } else { 0 };
+                Window {
+                    index,
+                    samples: core.start.saturating_sub(reach(core.start))
+                        ..(core.end + reach(core.end)).min(n_samples),
+                    core,
+                }
+            })
+            .collect();
+        self.n_planned = windows.len();
+        self.total_s = windows.iter().map(Window::core_seconds).sum();
+        for block in windows.chunks_mut((batch_size * BATCHES_SORTED).max(1)) {
+            block.sort_by_key(|window| window.samples.end - window.samples.start);
+        }
+        self.waiting = windows.into();
+        Ok(())
+    }
+
+    /// The next window; `None` when all are given out.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Audio`] when the audio cannot be read.
+    pub(crate) fn next_window(&mut self) -> Result<Option<Window>> {
+        let window = match (self.waiting.pop_front(), self.planned_to) {
+            (Some(window), _) => window,
+            (None, None) => return Ok(None),
+            (None, Some(start)) => self.plan_next(start)?,
+        };
+        self.in_flight += 1;
+        Ok(Some(window))
+    }
+
+    fn plan_next(&mut self, start: u64) -> Result<Window> {
+        let n_samples = self.audio.n_samples();
+        let left = n_samples - start;
+        let end = if left <= self.longest {
+            n_samples
+        } else {
+            // Two about equal windows rather than one and a rest.
+            let latest = self.longest.min(left - left / 4);
+            quietest_place(&*self.audio, start + latest * 2 / 3..start + latest)?
+        };
+        self.planned_to = (end < n_samples).then_some(end);
+        let index = self.n_planned;
+        self.n_planned += 1;
+        Ok(Window {
+            index,
+            samples: start.saturating_sub(samples(REACH))..(end + samples(REACH)).min(n_samples),
+            core: start..end,
+        })
+    }
+
+    /// Takes a window back with its words.
+    pub(crate) fn accept(&mut self, window: Window, words: Vec<TimedWord>) {
+        self.in_flight -= 1;
+        self.done_s += window.core_seconds();
+        self.heard.push(Heard { window, words });
+    }
+
+    /// Takes back a window that was not decoded.
+    pub(crate) fn give_up(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// Whether nothing is left to decode or to wait for.
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.planned_to.is_none() && self.in_flight == 0
+    }
+
+    /// Seconds of audio done.
+    pub(crate) fn progress(&self) -> f64 {
+        let duration = self.audio.duration();
+        if self.total_s <= 0.0 {
+            return duration;
+        }
+        (duration * self.done_s / self.total_s).min(duration)
+    }
+
+    /// All words in order.
+    pub(crate) fn finish(mut self) -> Vec<TimedWord> {
+        self.heard.sort_by_key(|heard| heard.window.index);
+        let mut words: Vec<TimedWord> = Vec::new();
+        let mut before: Option<Window> = None;
+        for heard in self.heard {
+            let overlaps = before
+                .as_ref()
+                .is_some_and(|before| before.samples.end > heard.window.samples.start);
+            if overlaps {
+                join(
+                    &mut words,
+                    heard.words,
+                    heard.window.core.start as f64 / RATE,
+                );
+            } else {
+                words.extend(heard.words);
+            }
+            before = Some(heard.window);
+        }
+        words
+    }
+}
+
+fn samples(seconds: f64) -> u64 {
+    (seconds * RATE) as u64
+}
+
+/// Joins the words of a window to those before it. Both heard what lies [`REACH`] around the seam. The seam is laid
+/// behind the word nearest to it that both heard at the same time; where there is none, each keeps its side.
+fn join(words: &mut Vec<TimedWord>, next: Vec<TimedWord>, seam: f64) {
+    let middle = |word: &TimedWord| f64::midpoint(word.start, word.end);
+    let from = words.partition_point(|word| word.end < seam - REACH);
+    let same = |a: &TimedWord, b: &TimedWord| {
+        (middle(a) - middle(b)).abs() <= SAME_WORD && a.bare() == b.bare()
+    };
+    let matched = (from..words.len())
+        .flat_map(|at| {
+            let candidates = next
+                .iter()
+                .enumerate()
+                .filter(|(_, word)| word.start < seam + REACH);
+            candidates.map(move |(to, word)| (at, to, word))
+        })
+        .filter(|&(at, _, word)| same(&words[at], word))
+        .min_by(|a, b| {
+            let distance = |at: usize| (middle(&words[at]) - seam).abs();
+            distance(a.0).total_cmp(&distance(b.0))
+        })
+        .map(|(at, to, _)| (at, to));
+    match matched {
+        Some((at, to)) => {
+            words.truncate(at + 1);
+            words.extend(next.into_iter().skip(to + 1));
+        }
+        None => {
+            words.truncate(words.partition_point(|word| middle(word) < seam));
+            words.extend(next.into_iter().skip_while(|word| middle(word) < seam));
+        }
+    }
+}
