@@ -5,8 +5,10 @@
 
 pub mod address_guard;
 pub mod probe;
+pub mod tracks;
 pub mod upload;
 pub mod url;
+pub mod voices;
 
 use dalston_audio::AudioError;
 use dalston_schema::job::UploadedAudio;
@@ -15,6 +17,7 @@ use dalston_schema::{ArtifactKey, JobId, Storage};
 use poem::http::StatusCode;
 
 use crate::error::ApiError;
+use crate::speakers::SpeakerError;
 use crate::state::App;
 
 /// Why audio was not taken in.
@@ -38,6 +41,9 @@ pub enum IngestError {
     /// The object store failed.
     #[error(transparent)]
     Storage(StorageError),
+    /// A recording of a known speaker cannot serve.
+    #[error(transparent)]
+    Speakers(#[from] SpeakerError),
     /// The request itself is wrong.
     #[error("{0}")]
     Request(ApiError),
@@ -71,6 +77,7 @@ impl IngestError {
             Self::Url(error) => error.into_standard(),
             Self::BrokenOff(_) => ApiError::bad_request(message),
             Self::Storage(error) => error.into(),
+            Self::Speakers(error) => error.into_standard(),
             Self::Request(error) => error,
         }
     }
@@ -80,6 +87,7 @@ impl IngestError {
     pub fn into_openai(self) -> ApiError {
         let message = self.to_string();
         let (status, code) = match &self {
+            Self::Speakers(error) => return error.clone().into_openai(),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "file_too_large"),
             Self::Audio(error) if error.is_client_error() => {
                 (StatusCode::BAD_REQUEST, "invalid_file_format")
@@ -114,6 +122,17 @@ pub struct Origin {
     pub fingerprint: Option<String>,
 }
 
+/// A further file of a recording in several files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FurtherFile {
+    /// Key of the object.
+    pub key: ArtifactKey,
+    /// Name the client gave the file.
+    pub file_name: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+}
+
 /// Stored audio that no job owns yet. Dropped without [`Received::keep`], it is deleted.
 pub struct Received {
     storage: Storage,
@@ -124,6 +143,8 @@ pub struct Received {
     pub size_bytes: u64,
     /// Where it came from.
     pub origin: Origin,
+    /// Further files, for a recording in several.
+    pub further: Vec<FurtherFile>,
     owned: bool,
 }
 
@@ -139,6 +160,7 @@ impl Received {
                 file_name: None,
                 fingerprint: None,
             },
+            further: Vec::new(),
             owned: true,
         }
     }

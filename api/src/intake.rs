@@ -6,17 +6,19 @@
 
 use chrono::Utc;
 use dalston_schema::JobId;
-use dalston_schema::job::{SpeakerDetection, UploadedAudio};
+use dalston_schema::job::{JobParameters, SpeakerDetection, UploadedAudio};
 use poem::Request;
 use poem::http::StatusCode;
 
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::form::{Fields, Form};
-use crate::ingest::{IngestError, Received, upload, url};
+use crate::ingest::{IngestError, Received, tracks, upload, url, voices};
 use crate::native::request as native;
+use crate::native::tracks::{self as track_fields, TrackField};
 use crate::openai::dialect;
 use crate::openai::request::{self as openai, Endpoint, OpenAiRequest};
+use crate::speakers::{self, Clip};
 use crate::state::App;
 use crate::submit::{Idempotency, Order, submit};
 
@@ -63,7 +65,7 @@ pub enum Accepted {
         /// The job.
         job: JobId,
         /// What it is to be answered with.
-        request: OpenAiRequest,
+        request: Box<OpenAiRequest>,
     },
 }
 
@@ -120,7 +122,7 @@ async fn take<D>(
     };
     let file = read.map_err(shape)?;
     // Dropping the received file deletes it, so every early return below leaves nothing behind.
-    let (request, order) = if speaks_openai {
+    let (request, mut order) = if speaks_openai {
         let request = openai::read(call.endpoint, fields)?;
         let parameters = request.parameters.clone();
         let order = Order {
@@ -136,8 +138,22 @@ async fn take<D>(
             native::read(fields, app.config.default_retention_days)?,
         )
     };
+    let clips = speakers::clips(fields, &order.parameters.known_speaker_names)
+        .map_err(|error| shape(error.into()))?;
+    let described = match &request {
+        Some(_) => Vec::new(),
+        None => track_fields::read(fields)?,
+    };
     let received = match (file, fields.text("audio_url")) {
-        (Some(file), None) => file,
+        (Some(file), None) if file.further.is_empty() || !described.is_empty() => file,
+        (Some(_), None) if speaks_openai => {
+            return Err(ApiError::bad_request("Send exactly one 'file'"));
+        }
+        (Some(_), None) => {
+            return Err(ApiError::bad_request(
+                "Send exactly one 'file', or describe several that are one recording in 'tracks'",
+            ));
+        }
         (None, Some(link)) if call.endpoint == Endpoint::Transcriptions => {
             let link = url::parse(link, app.config.url_ingest.reach)
                 .map_err(|error| shape(error.into()))?;
@@ -155,8 +171,17 @@ async fn take<D>(
             ));
         }
     };
-    let probed = probe(app, &received, limit(fields), &order).await;
-    let audio = match probed {
+    let limit = limit(fields);
+    let facts = inspect(
+        app,
+        &received,
+        limit,
+        &mut order.parameters,
+        &described,
+        clips,
+    )
+    .await;
+    let audio = match facts {
         Ok(audio) => audio,
         Err(error) => {
             received.discard().await;
@@ -178,6 +203,7 @@ async fn take<D>(
     match request {
         Some(request) => {
             let job = submitted.map_err(crate::submit::SubmitError::into_openai)?;
+            let request = Box::new(request);
             Ok(Accepted::OpenAi { job, request })
         }
         None => {
@@ -187,24 +213,32 @@ async fn take<D>(
     }
 }
 
-/// Judges stored audio: its size once the dialect is certain, its facts, and whether they fit the order.
-async fn probe(
+/// Judges stored audio: its size once the dialect is certain, its facts, and whether they fit what is asked. The
+/// parameters get what the files tell: tracks, and recordings of speakers.
+async fn inspect(
     app: &App,
     received: &Received,
     limit: u64,
-    order: &Order,
+    parameters: &mut JobParameters,
+    described: &[TrackField],
+    clips: Vec<Clip>,
 ) -> Result<UploadedAudio, IngestError> {
     if received.size_bytes > limit {
         return Err(IngestError::TooLarge { limit });
     }
-    let audio = received.probe(app).await?;
-    if order.parameters.speaker_detection == SpeakerDetection::PerChannel && audio.channels < 2 {
+    let mut audio = received.probe(app).await?;
+    if !described.is_empty() {
+        parameters.tracks = tracks::place(app, received, &mut audio, described).await?;
+        parameters.speaker_detection = SpeakerDetection::PerChannel;
+    } else if parameters.speaker_detection == SpeakerDetection::PerChannel && audio.channels < 2 {
         return Err(ApiError::bad_request(format!(
-            "per_channel speaker detection requires stereo audio, got {} channel(s)",
+            "per_channel speaker detection requires stereo audio, got {} channel(s). \
+             Use speaker_detection=diarize to tell voices apart.",
             audio.channels
         ))
         .into());
     }
+    parameters.known_speaker_references = voices::store(app, received.job(), clips).await?;
     Ok(audio)
 }
 

@@ -18,6 +18,7 @@ mod native;
 mod openai;
 mod plan;
 mod routes;
+mod speakers;
 mod state;
 mod submit;
 mod surface;

@@ -10,5 +10,6 @@ pub mod models;
 pub mod request;
 pub mod stats;
 pub mod tasks;
+pub mod tracks;
 pub mod transcript_object;
 pub mod transcriptions;

@@ -8,6 +8,7 @@ mod ingest;
 mod jobs;
 mod openai;
 mod server;
+mod speakers;
 mod submit;
 mod surface;
 mod worker;

@@ -40,6 +40,20 @@ impl Worker {
     }
 
     pub async fn register(pool: &PgPool) -> Self {
+        Self::offering(pool, &[]).await
+    }
+
+    /// One that also tells speakers apart.
+    pub async fn with_voices(pool: &PgPool) -> Self {
+        let voices = OfferedCapability::new(Capability {
+            stage: Stage::Diarize,
+            engine: "pyannote".to_owned(),
+            model: "pyannote-segmentation-nano".to_owned(),
+        });
+        Self::offering(pool, &[voices]).await
+    }
+
+    async fn offering(pool: &PgPool, more: &[OfferedCapability]) -> Self {
         let id = WorkerId::generate();
         let nano = catalogue::entry("whisper-nano")
             .unwrap()
@@ -48,7 +62,8 @@ impl Worker {
             capability: Capability::without_model(stage),
             ..nano.clone()
         };
-        let offers = [plain(Stage::Prepare), nano.clone(), plain(Stage::Merge)];
+        let mut offers = vec![plain(Stage::Prepare), nano.clone(), plain(Stage::Merge)];
+        offers.extend_from_slice(more);
         let new = NewWorker {
             id,
             hostname: "test".to_owned(),

@@ -1,6 +1,8 @@
 //! Reads the fields of a native transcription request.
 
-use dalston_schema::job::{Dialect, JobParameters, SpeakerDetection, TimestampGranularity};
+mod speakers;
+
+use dalston_schema::job::{Chunking, Dialect, JobParameters, PipelineMode, TimestampGranularity};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -9,36 +11,23 @@ use crate::submit::Order;
 
 /// Terms a vocabulary may have.
 const MOST_TERMS: usize = 100;
-/// Speakers a recording may have.
-const SPEAKERS: std::ops::RangeInclusive<i64> = 1..=32;
+/// Longest chunk that can be asked for, in seconds: the longest file.
+const LONGEST_CHUNK: f64 = 36_000.0;
+/// Shortest, which is a transcriber's window.
+const SHORTEST_CHUNK: f64 = 30.0;
 
 /// Reads the fields of a request; the order's name is still empty when none was given.
 ///
 /// # Errors
 /// 422 for values of the wrong type or outside their range, 400 for values that make no sense together.
 pub fn read(fields: &Fields, default_retention_days: i32) -> Result<Order, ApiError> {
-    let speakers = |name| -> Result<Option<u32>, ApiError> {
-        Ok(fields
-            .integer(name, SPEAKERS)?
-            .and_then(|n| u32::try_from(n).ok()))
-    };
-    let (num_speakers, min_speakers, max_speakers) = (
-        speakers("num_speakers")?,
-        speakers("min_speakers")?,
-        speakers("max_speakers")?,
-    );
-    if let (Some(min), Some(max)) = (min_speakers, max_speakers)
-        && min > max
-    {
-        return Err(ApiError::bad_request(format!(
-            "min_speakers ({min}) must not be greater than max_speakers ({max})"
-        )));
-    }
     let temperature = fields.number("temperature", 0.0..=1.0)?;
     refuse_personal_information(fields)?;
-    let parameters = JobParameters {
+    let mut parameters = JobParameters {
         dialect: Dialect::Native,
         model: fields.text("model").map_or("auto", str::trim).to_owned(),
+        model_align: pin(fields, "model_align"),
+        model_diarize: pin(fields, "model_diarize"),
         language: fields.text("language").map_or(Ok(None), language)?,
         translate: false,
         prompt: fields.text("prompt").map(str::to_owned),
@@ -54,22 +43,24 @@ pub fn read(fields: &Fields, default_retention_days: i32) -> Result<Order, ApiEr
             ],
             TimestampGranularity::Word,
         )?,
-        speaker_detection: one_of(
+        pipeline: one_of(
             fields,
-            "speaker_detection",
+            "pipeline",
             &[
-                ("none", SpeakerDetection::None),
-                ("diarize", SpeakerDetection::Diarize),
-                ("per_channel", SpeakerDetection::PerChannel),
+                ("staged", PipelineMode::Staged),
+                ("integrated", PipelineMode::Integrated),
             ],
-            SpeakerDetection::None,
+            PipelineMode::Staged,
         )?,
-        num_speakers,
-        min_speakers,
-        max_speakers,
-        planning_warnings: unused_pins(fields),
+        chunking: chunking(fields)?,
+        planning_warnings: fields
+            .has("model_pii_detect")
+            .then(|| "model_pii_detect was not used: no worker offers that stage.".to_owned())
+            .into_iter()
+            .collect(),
         ..JobParameters::default()
     };
+    speakers::read(fields, &mut parameters)?;
     Ok(Order {
         parameters,
         display_name: fields.text("name").unwrap_or_default().trim().to_owned(),
@@ -113,6 +104,39 @@ fn one_of<T: Copy>(
         let message = format!("Input should be one of: {}", known.join(", "));
         ApiError::invalid_field(name, message, text)
     })
+}
+
+/// The model of one stage; `auto` is the same as none.
+fn pin(fields: &Fields, name: &str) -> Option<String> {
+    let model = fields.text(name)?.trim();
+    (!model.eq_ignore_ascii_case("auto")).then(|| model.to_owned())
+}
+
+/// How to cut a long file; `None` leaves it to the server.
+fn chunking(fields: &Fields) -> Result<Option<Chunking>, ApiError> {
+    let target = fields.number("chunk_target_seconds", 0.0..=LONGEST_CHUNK)?;
+    let minimum = fields.number("chunk_minimum_seconds", 1.0..=LONGEST_CHUNK)?;
+    let default = Chunking::default();
+    let target_seconds = match target {
+        None if minimum.is_none() => return Ok(None),
+        Some(0.0) => return Ok(Some(Chunking::OFF)),
+        Some(target) if target < SHORTEST_CHUNK => {
+            return Err(ApiError::bad_request(format!(
+                "chunk_target_seconds must be 0, which never cuts, or at least {SHORTEST_CHUNK}"
+            )));
+        }
+        target => target.unwrap_or(default.target_seconds),
+    };
+    let minimum_seconds = minimum.unwrap_or(default.minimum_seconds.min(target_seconds / 2.0));
+    if minimum_seconds > target_seconds {
+        return Err(ApiError::bad_request(format!(
+            "chunk_minimum_seconds ({minimum_seconds}) must not be greater than chunk_target_seconds ({target_seconds})"
+        )));
+    }
+    Ok(Some(Chunking {
+        target_seconds,
+        minimum_seconds,
+    }))
 }
 
 fn retention(fields: &Fields, default: i32) -> Result<i32, ApiError> {
@@ -174,15 +198,6 @@ fn refuse_personal_information(fields: &Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Pins of stages that no worker runs.
-fn unused_pins(fields: &Fields) -> Vec<String> {
-    ["model_diarize", "model_align", "model_pii_detect"]
-        .into_iter()
-        .filter(|pin| fields.has(pin))
-        .map(|pin| format!("{pin} was not used: no worker offers that stage."))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -221,9 +236,22 @@ mod tests {
                 "Input should be from 1 to 32",
             ),
             (
-                &[("min_speakers", "4"), ("max_speakers", "2")],
+                &[("chunk_target_seconds", "10")],
                 400,
-                "min_speakers (4) must not be greater than max_speakers (2)",
+                "chunk_target_seconds must be 0, which never cuts, or at least 30",
+            ),
+            (
+                &[
+                    ("chunk_target_seconds", "60"),
+                    ("chunk_minimum_seconds", "90"),
+                ],
+                400,
+                "chunk_minimum_seconds (90) must not be greater than chunk_target_seconds (60)",
+            ),
+            (
+                &[("pipeline", "fast")],
+                422,
+                "Input should be one of: staged, integrated",
             ),
             (
                 &[("speaker_detection", "magic")],
@@ -296,6 +324,36 @@ mod tests {
         assert_eq!(order.parameters.vocabulary, ["Dalston"]);
         assert_eq!(order.parameters.language, None);
         assert_eq!(read(&form(&[]), 30).unwrap().retention_days, 30);
+    }
+
+    #[test]
+    fn stages_and_chunks_can_be_chosen() {
+        let parameters = |pairs| read(&form(pairs), 30).unwrap().parameters;
+        let chosen = parameters(&[
+            ("model_align", " wav2vec2-nano "),
+            ("model_diarize", "Auto"),
+            ("pipeline", "integrated"),
+            ("chunk_target_seconds", "90"),
+        ]);
+        assert_eq!(chosen.model_align.as_deref(), Some("wav2vec2-nano"));
+        assert_eq!(chosen.model_diarize, None);
+        assert_eq!(chosen.pipeline, PipelineMode::Integrated);
+        let cut = |target_seconds, minimum_seconds| {
+            Some(Chunking {
+                target_seconds,
+                minimum_seconds,
+            })
+        };
+        assert_eq!(chosen.chunking, cut(90.0, 45.0));
+        assert_eq!(
+            parameters(&[("chunk_minimum_seconds", "100")]).chunking,
+            cut(300.0, 100.0)
+        );
+        assert_eq!(
+            parameters(&[("chunk_target_seconds", "0")]).chunking,
+            Some(Chunking::OFF)
+        );
+        assert_eq!(parameters(&[]).chunking, None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::state::App;
 /// OpenAI model id or an official OpenAI client; see the description of the operation.
 #[derive(Object)]
 pub struct TranscriptionForm {
-    /// The audio file. Exactly one of `file` and `audio_url`.
+    /// The audio file. Exactly one of `file` and `audio_url`; several with `tracks`.
     file: Option<FileSchema>,
     /// Where to fetch the audio: http or https, also share links of Google Drive and Dropbox.
     audio_url: Option<String>,
@@ -58,10 +58,19 @@ pub struct TranscriptionForm {
     pii_redaction_mode: Option<String>,
     /// Days to keep the job: 0, −1 (for ever) or 1–3650.
     retention: Option<i32>,
-    /// Model of the diarize stage.
+    /// JSON array with an object for each `file`, in the same order, when several files are one recording with one
+    /// speaker on each: `name` of the speaker, and `offset`, where the file begins in seconds of the recording.
+    tracks: Option<String>,
+    /// Model of the diarize stage; else the best there is.
     model_diarize: Option<String>,
-    /// Model of the align stage.
+    /// Model of the align stage; else the best there is, where the transcriber gives words no times.
     model_align: Option<String>,
+    /// `staged`, a task for each stage; or `integrated`, one task for transcribe, align and diarize.
+    pipeline: Option<String>,
+    /// Length in seconds of the parts that a long file is cut into for several workers, at least 30; 0 never cuts.
+    chunk_target_seconds: Option<f64>,
+    /// Shortest such part, in seconds.
+    chunk_minimum_seconds: Option<f64>,
     /// OpenAI: text that conditions style and spelling, at most 224 tokens.
     prompt: Option<String>,
     /// OpenAI: sampling temperature, 0–1.
@@ -76,9 +85,13 @@ pub struct TranscriptionForm {
     include: Option<Vec<String>>,
     /// OpenAI: `auto` or an object.
     chunking_strategy: Option<String>,
-    /// OpenAI: at most four names, in order of first speech.
+    /// Names of speakers, given in order of first speech, or to the voices in `known_speaker_references`; OpenAI: at
+    /// most four.
     #[oai(rename = "known_speaker_names[]")]
     known_speaker_names: Option<Vec<String>>,
+    /// Recordings of the named speakers as `data:` URLs in base64, 2 to 10 seconds each, at most four.
+    #[oai(rename = "known_speaker_references[]")]
+    known_speaker_references: Option<Vec<String>>,
     /// OpenAI: answer with server-sent events.
     stream: Option<bool>,
 }
@@ -149,7 +162,7 @@ impl TranscriptionsApi {
                 Ok(Submitted::created(JobCreated::from(&job)))
             }
             Accepted::OpenAi { job, request } => {
-                let answer = sync::answer(&self.0, job, request, budget).await?;
+                let answer = sync::answer(&self.0, job, *request, budget).await?;
                 Ok(Submitted::answered(answer))
             }
         }

@@ -61,7 +61,7 @@ const OPENAI_FIELDS: [&str; 9] = [
 ];
 
 /// Fields that only our own dialect has.
-const NATIVE_FIELDS: [&str; 17] = [
+const NATIVE_FIELDS: [&str; 21] = [
     "audio_url",
     "name",
     "model_diarize",
@@ -79,6 +79,10 @@ const NATIVE_FIELDS: [&str; 17] = [
     "pii_redaction_mode",
     "retention",
     "lite_profile",
+    "tracks",
+    "pipeline",
+    "chunk_target_seconds",
+    "chunk_minimum_seconds",
 ];
 
 /// Every OpenAI model id.

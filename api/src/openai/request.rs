@@ -8,11 +8,10 @@ use super::dialect::{self, Family};
 use crate::error::ApiError;
 use crate::form::Fields;
 use crate::native::request::language;
+use crate::speakers::{self, MOST_CLIPS, SpeakerError};
 
 /// Tokens a prompt may have.
 const PROMPT_TOKENS: usize = 224;
-/// Speakers that may be named.
-const MOST_SPEAKERS: usize = 4;
 
 /// The shape of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +99,12 @@ fn read_fields(endpoint: Endpoint, fields: &Fields) -> Result<OpenAiRequest, Api
         .iter()
         .any(|granularity| granularity == "word");
     let logprobs = includes_logprobs(fields, format, family)?;
-    let (known_speaker_names, planning_warnings) = known_speakers(fields, family)?;
+    let known_speaker_names = known_speakers(fields, family)?;
     chunking_strategy(fields, family)?;
     let temperature = fields.number("temperature", 0.0..=1.0)?;
-    let diarize = family == Family::GptDiarize || format == ResponseFormat::DiarizedJson;
+    let diarize = family == Family::GptDiarize
+        || format == ResponseFormat::DiarizedJson
+        || !known_speaker_names.is_empty();
     let parameters = JobParameters {
         dialect: Dialect::OpenAi,
         model: model.to_owned(),
@@ -126,7 +127,6 @@ fn read_fields(endpoint: Endpoint, fields: &Fields) -> Result<OpenAiRequest, Api
             SpeakerDetection::None
         },
         known_speaker_names,
-        planning_warnings,
         ..JobParameters::default()
     };
     Ok(OpenAiRequest {
@@ -217,46 +217,18 @@ fn includes_logprobs(
     Ok(!asked.is_empty())
 }
 
-fn known_speakers(fields: &Fields, family: Family) -> Result<(Vec<String>, Vec<String>), ApiError> {
-    let names = match fields.text("known_speaker_names") {
-        // One part that is no list of strings must not become a speaker called `{"a": 1}`.
-        Some(text) if text.trim_start().starts_with(['[', '{']) => {
-            serde_json::from_str::<Vec<String>>(text).map_err(|_| {
-                let message = "known_speaker_names must be a JSON array of non-empty strings";
-                refused(
-                    "invalid_known_speaker_names",
-                    "known_speaker_names",
-                    message,
-                )
-            })?
-        }
-        _ => fields.list("known_speaker_names"),
-    };
-    let references = fields.list("known_speaker_references");
-    if names.is_empty() && references.is_empty() {
-        return Ok((names, Vec::new()));
+fn known_speakers(fields: &Fields, family: Family) -> Result<Vec<String>, ApiError> {
+    let names = speakers::names(fields).map_err(SpeakerError::into_openai)?;
+    let known = !names.is_empty() || fields.has(speakers::CLIPS);
+    if known && !matches!(family, Family::GptDiarize | Family::Own) {
+        let message = "known_speaker_names requires the model gpt-4o-transcribe-diarize";
+        return Err(SpeakerError::name(message).into_openai());
     }
-    let refuse = |message: &str| {
-        Err(refused(
-            "invalid_known_speaker_names",
-            "known_speaker_names",
-            message,
-        ))
-    };
-    if !matches!(family, Family::GptDiarize | Family::Own) {
-        return refuse("known_speaker_names requires the model gpt-4o-transcribe-diarize");
+    if names.len() > MOST_CLIPS {
+        let message = format!("At most {MOST_CLIPS} speakers can be known");
+        return Err(SpeakerError::name(message).into_openai());
     }
-    if names.iter().any(|name| name.trim().is_empty()) {
-        return refuse("known_speaker_names must be a JSON array of non-empty strings");
-    }
-    if names.len() > MOST_SPEAKERS || references.len() > MOST_SPEAKERS {
-        return refuse("At most 4 speakers can be known");
-    }
-    let mut warnings = Vec::new();
-    if !references.is_empty() {
-        warnings.push("The reference clips of speakers were not used.".to_owned());
-    }
-    Ok((names, warnings))
+    Ok(names)
 }
 
 fn chunking_strategy(fields: &Fields, family: Family) -> Result<(), ApiError> {

@@ -71,7 +71,7 @@ impl TranslationsApi {
         let budget = caller.take_request(&self.0).await?;
         let call = Call::of(caller, request, Endpoint::Translations)?;
         match take_in(&self.0, call, form).await? {
-            Accepted::OpenAi { job, request } => sync::answer(&self.0, job, request, budget).await,
+            Accepted::OpenAi { job, request } => sync::answer(&self.0, job, *request, budget).await,
             Accepted::Native { .. } => Err(ApiError::bad_request(
                 "Translations are answered in the OpenAI dialect only",
             )),

@@ -64,7 +64,7 @@ impl AudioLimits {
     }
 
     /// Refuses finished audio of `seconds` outside the limits.
-    pub(crate) fn check(&self, seconds: f64) -> Result<(), AudioError> {
+    pub fn check(&self, seconds: f64) -> Result<(), AudioError> {
         self.check_longest(seconds)?;
         if seconds < self.min_duration {
             return Err(AudioError::TooShort {
