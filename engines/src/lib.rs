@@ -3,6 +3,7 @@
 //!
 //! Read [`session`] for the runtime, [`transcription`] for what goes in and out.
 
+pub mod align;
 pub mod audio_source;
 pub mod chunking;
 pub mod diarize;
@@ -19,6 +20,7 @@ pub mod vad;
 pub mod watch;
 pub mod whisper;
 
+pub use align::{AlignRequest, AlignSegment, AlignedSegment, Aligner, Alignment};
 pub use audio_source::{AudioSource, SAMPLE_RATE, WavSource};
 pub use diarize::{
     Diarization, DiarizeRequest, DiarizedSpeaker, Diarizer, KnownSpeaker, SpeakerEmbedding,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::align::{self, Aligner};
 use crate::diarize::{self, SpeakerEmbedding, SpeakerSegmentation};
 use crate::error::{EngineError, Result};
 use crate::model_folder::Precision;
@@ -91,6 +92,8 @@ pub struct ModelDescription {
 pub enum LoadedModel {
     /// Audio to text.
     Transcriber(TranscriberHandle),
+    /// Text and audio to words with times.
+    Aligner(Aligner),
     /// Audio to tracks of speech.
     SpeakerSegmentation(SpeakerSegmentation),
     /// Voices to vectors.
@@ -102,7 +105,15 @@ impl LoadedModel {
     pub fn into_transcriber(self) -> Option<TranscriberHandle> {
         match self {
             Self::Transcriber(transcriber) => Some(transcriber),
-            Self::SpeakerSegmentation(_) | Self::SpeakerEmbedding(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The aligner, if it is one.
+    pub fn into_aligner(self) -> Option<Aligner> {
+        match self {
+            Self::Aligner(aligner) => Some(aligner),
+            _ => None,
         }
     }
 
@@ -110,7 +121,7 @@ impl LoadedModel {
     pub fn into_speaker_segmentation(self) -> Option<SpeakerSegmentation> {
         match self {
             Self::SpeakerSegmentation(model) => Some(model),
-            Self::Transcriber(_) | Self::SpeakerEmbedding(_) => None,
+            _ => None,
         }
     }
 
@@ -118,7 +129,7 @@ impl LoadedModel {
     pub fn into_speaker_embedding(self) -> Option<SpeakerEmbedding> {
         match self {
             Self::SpeakerEmbedding(model) => Some(model),
-            Self::Transcriber(_) | Self::SpeakerSegmentation(_) => None,
+            _ => None,
         }
     }
 
@@ -126,6 +137,7 @@ impl LoadedModel {
     pub fn weight_bytes(&self) -> u64 {
         match self {
             Self::Transcriber(transcriber) => transcriber.weight_bytes(),
+            Self::Aligner(aligner) => aligner.weight_bytes(),
             Self::SpeakerSegmentation(model) => model.weight_bytes(),
             Self::SpeakerEmbedding(model) => model.weight_bytes(),
         }
@@ -150,6 +162,7 @@ pub struct EngineSpec {
 pub const ENGINES: &[EngineSpec] = &[
     whisper::SPEC,
     parakeet::SPEC,
+    align::SPEC,
     diarize::segmentation::SPEC,
     diarize::embedding::SPEC,
 ];
@@ -206,6 +219,18 @@ mod tests {
         assert_eq!(description.alignment_method, Some("attention"));
         assert_eq!(description.vocabulary, "prompt_conditioning");
         assert!((2_000_000..4_000_000).contains(&description.weight_bytes));
+    }
+
+    #[test]
+    fn a_waveform_model_with_a_character_head_is_an_aligner() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/wav2vec2-nano");
+        let spec = engine_of(&folder).unwrap();
+        assert_eq!((spec.id, spec.stage), ("wav2vec2", Stage::Align));
+        let description = (spec.describe)(&folder, Precision::Auto, Device::Cpu).unwrap();
+        assert_eq!(description.languages, ["en"]);
+        assert_eq!(description.precision, Precision::Int8);
+        assert_eq!(description.alignment_method, Some("phoneme_wav2vec"));
+        assert!((1_000_000..2_000_000).contains(&description.weight_bytes));
     }
 
     #[test]

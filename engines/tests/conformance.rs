@@ -310,7 +310,7 @@ fn what_is_told_early_is_what_the_answer_begins_with() {
             let settled = {
                 let told = Arc::clone(&told);
                 Arc::new(move |segments: &[Segment]| {
-                    told.lock().unwrap().extend_from_slice(segments)
+                    told.lock().unwrap().extend_from_slice(segments);
                 })
             };
             let request = TranscribeRequest {
