@@ -1,14 +1,14 @@
 //! Submits a file or URL for transcription. A file is streamed from disk, and a submit that fails on its way is repeated
 //! under the same idempotency key, so that it never makes two jobs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::TryStreamExt;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
@@ -21,9 +21,20 @@ const ATTEMPTS: u32 = 3;
 #[derive(Debug, Clone)]
 pub enum Source {
     /// A file on this machine.
-    File(std::path::PathBuf),
+    File(PathBuf),
     /// A URL that the server fetches.
     Url(String),
+    /// Files that are one recording.
+    Tracks(Vec<Track>),
+}
+
+/// One of several files of a recording; its name is the speaker's.
+#[derive(Debug, Clone)]
+pub struct Track {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it begins, in seconds.
+    pub offset: f64,
 }
 
 impl Source {
@@ -32,11 +43,22 @@ impl Source {
         let path = match self {
             Source::File(path) => path.clone(),
             Source::Url(url) => url.split(['?', '#']).next().unwrap_or_default().into(),
+            Source::Tracks(tracks) => tracks
+                .first()
+                .map(|track| track.path.clone())
+                .unwrap_or_default(),
         };
-        path.file_name().map_or_else(
-            || "audio".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        )
+        file_name(&path)
+    }
+
+    /// Bytes to send, where they are known.
+    pub fn length(&self) -> Option<u64> {
+        let length = |path: &Path| std::fs::metadata(path).map(|file| file.len()).ok();
+        match self {
+            Source::File(path) => length(path),
+            Source::Url(_) => None,
+            Source::Tracks(tracks) => tracks.iter().map(|track| length(&track.path)).sum(),
+        }
     }
 }
 
@@ -95,7 +117,7 @@ fn is_passing(error: &anyhow::Error) -> bool {
 async fn form(
     source: &Source,
     fields: &[(&'static str, String)],
-    count: impl Fn(i64) + Send + Sync + 'static,
+    count: impl Fn(i64) + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<Form> {
     let mut form = Form::new();
     for (name, value) in fields {
@@ -103,13 +125,30 @@ async fn form(
     }
     match source {
         Source::Url(url) => Ok(form.text("audio_url", url.clone())),
-        Source::File(path) => Ok(form.part("file", file_part(path, source.name(), count).await?)),
+        Source::File(path) => Ok(form.part("file", file_part(path, count).await?)),
+        Source::Tracks(tracks) => {
+            let described = tracks.iter().map(|track| {
+                let name = track.path.file_stem().map(|name| name.to_string_lossy());
+                json!({"name": name, "offset": track.offset})
+            });
+            form = form.text("tracks", Value::from_iter(described).to_string());
+            for track in tracks {
+                form = form.part("file", file_part(&track.path, count.clone()).await?);
+            }
+            Ok(form)
+        }
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || "audio".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 async fn file_part(
     path: &Path,
-    name: String,
     count: impl Fn(i64) + Send + Sync + 'static,
 ) -> anyhow::Result<Part> {
     let file = tokio::fs::File::open(path)
@@ -118,7 +157,7 @@ async fn file_part(
     let length = file.metadata().await?.len();
     let stream = ReaderStream::with_capacity(file, 64 * 1024)
         .inspect_ok(move |piece| count(piece.len() as i64));
-    Ok(Part::stream_with_length(Body::wrap_stream(stream), length).file_name(name))
+    Ok(Part::stream_with_length(Body::wrap_stream(stream), length).file_name(file_name(path)))
 }
 
 #[cfg(test)]

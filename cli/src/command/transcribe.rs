@@ -2,17 +2,17 @@
 
 mod output;
 mod progress;
+mod request;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Usage;
-use crate::client::upload::{self, Source};
+use crate::client::upload::{self, Source, Track};
 use crate::client::{Client, events};
 use crate::config::Config;
 use crate::local_server::{Absent, Connection};
@@ -20,6 +20,7 @@ use crate::print;
 
 use output::{Destination, Layout};
 use progress::Bars;
+use request::Request;
 
 /// Files transcribed at a time; more would only wait in the server's queue.
 const AT_A_TIME: usize = 4;
@@ -32,6 +33,8 @@ Examples:
   dalston transcribe https://example.org/talk.mp4 --language de --model whisper-base
   dalston transcribe *.wav --json | jq -r '.[].text'
   dalston transcribe call.wav --speakers per-channel --show-words
+  dalston transcribe meeting.mp3 --speakers diarize --known-speaker Ann=ann.wav --known-speaker Bob=bob.wav
+  dalston transcribe ann.wav bob.wav --tracks --offset 0 --offset 1.5 --format vtt
 
 Exit code: 0 when every file was transcribed, 1 when one failed, 2 for wrong options.";
 
@@ -45,15 +48,14 @@ pub struct Transcribe {
     /// A URL for the server to fetch (repeatable)
     #[arg(long, short = 'u', value_name = "URL")]
     url: Vec<String>,
-    /// Model id, or auto for the best one present
-    #[arg(long, short = 'm', default_value = "auto")]
-    model: String,
-    /// Language (en, de …), or auto to detect it
-    #[arg(long, short = 'l', default_value = "auto")]
-    language: String,
-    /// A name or term to expect (repeatable)
-    #[arg(long = "vocab", short = 'v', value_name = "TERM")]
-    vocabulary: Vec<String>,
+    /// Take the FILEs for tracks of one recording, each with one speaker, named as its file
+    #[arg(long)]
+    tracks: bool,
+    /// Where a track begins, in seconds, in the order of the FILEs (repeatable)
+    #[arg(long = "offset", value_name = "SECONDS", requires = "tracks")]
+    offsets: Vec<f64>,
+    #[command(flatten)]
+    request: Request,
     /// Where to write: a file, or a folder when there are several inputs; without it, standard output
     #[arg(long, short = 'o', value_name = "PATH")]
     output: Option<PathBuf>,
@@ -69,30 +71,12 @@ pub struct Transcribe {
     /// Print each job as JSON, with the text, segments and speakers
     #[arg(long)]
     json: bool,
-    /// How to tell speakers apart
-    #[arg(long, value_enum, default_value = "none")]
-    speakers: Speakers,
-    /// Exact number of speakers
-    #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
-    num_speakers: Option<u32>,
-    /// Fewest speakers
-    #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
-    min_speakers: Option<u32>,
-    /// Most speakers
-    #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
-    max_speakers: Option<u32>,
-    /// What gets times
-    #[arg(long, value_enum, default_value = "word")]
-    timestamps: Timestamps,
     /// Leave speaker names out of the text
     #[arg(long)]
     no_speakers: bool,
     /// Print every word with its times
     #[arg(long)]
     show_words: bool,
-    /// Days to keep the audio: 0 not at all, -1 for ever
-    #[arg(long, short = 'r', allow_negative_numbers = true)]
-    retention: Option<i32>,
 }
 
 /// Forms of a transcript.
@@ -129,29 +113,10 @@ impl Format {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Speakers {
-    /// One speaker
-    None,
-    /// By their voices
-    Diarize,
-    /// One on each channel
-    PerChannel,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Timestamps {
-    /// Every word
-    Word,
-    /// Every segment
-    Segment,
-    /// Nothing
-    None,
-}
-
 /// Transcribes everything and answers 1 when something failed.
 pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Result<ExitCode> {
     let sources = options.sources()?;
+    let fields = options.request.fields()?;
     let destination = Destination::choose(
         options.output.as_deref(),
         sources.len(),
@@ -164,7 +129,7 @@ pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Re
     let connection = Connection::open(&config, Absent::Start { quiet }).await?;
     let bars = Bars::new(quiet);
     let work = futures_util::stream::iter(&sources)
-        .map(|source| one(&connection.client, source, &options, &bars));
+        .map(|source| one(&connection.client, source, &fields, options.no_wait, &bars));
     let results: Vec<anyhow::Result<Value>> = work.buffered(AT_A_TIME).collect().await;
     let code = options
         .finish(&connection.client, &sources, results, &destination)
@@ -177,12 +142,13 @@ pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Re
 async fn one(
     client: &Client,
     source: &Source,
-    options: &Transcribe,
+    fields: &[(&'static str, String)],
+    no_wait: bool,
     bars: &Bars,
 ) -> anyhow::Result<Value> {
     let bar = bars.add(source);
-    let job = upload::submit(client, source, &options.fields(), bar.upload()).await?;
-    if options.no_wait {
+    let job = upload::submit(client, source, fields, bar.upload()).await?;
+    if no_wait {
         bar.clear();
         return Ok(job);
     }
@@ -222,51 +188,32 @@ impl Transcribe {
                 return Err(Usage(format!("{} is not a file", path.display())).into());
             }
         }
+        if self.tracks {
+            return Ok(vec![Source::Tracks(self.in_tracks(sources)?)]);
+        }
         Ok(sources)
     }
 
-    /// The form fields of this command line, by the names the API has for them.
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        let speakers = match self.speakers {
-            Speakers::None => "none",
-            Speakers::Diarize => "diarize",
-            Speakers::PerChannel => "per_channel",
-        };
-        let timestamps = match self.timestamps {
-            Timestamps::Word => "word",
-            Timestamps::Segment => "segment",
-            Timestamps::None => "none",
-        };
-        let mut fields = vec![
-            ("model", self.model.clone()),
-            ("language", self.language.clone()),
-            ("speaker_detection", speakers.to_owned()),
-            ("timestamps_granularity", timestamps.to_owned()),
-        ];
-        if !self.vocabulary.is_empty() {
-            fields.push(("vocabulary", json!(self.vocabulary).to_string()));
+    /// The files of one recording.
+    fn in_tracks(&self, sources: Vec<Source>) -> anyhow::Result<Vec<Track>> {
+        if self.offsets.len() > sources.len() || sources.len() < 2 {
+            return Err(Usage(
+                "--tracks needs two files or more, and at most one --offset for each".to_owned(),
+            )
+            .into());
         }
-        let optional = [
-            (
-                "num_speakers",
-                self.num_speakers.map(|count| count.to_string()),
-            ),
-            (
-                "min_speakers",
-                self.min_speakers.map(|count| count.to_string()),
-            ),
-            (
-                "max_speakers",
-                self.max_speakers.map(|count| count.to_string()),
-            ),
-            ("retention", self.retention.map(|days| days.to_string())),
-        ];
-        fields.extend(
-            optional
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-        fields
+        let offsets = self.offsets.iter().copied().chain(std::iter::repeat(0.0));
+        sources
+            .into_iter()
+            .zip(offsets)
+            .map(|(source, offset)| match source {
+                Source::File(path) => Ok(Track { path, offset }),
+                source => {
+                    let problem = format!("--tracks needs files; {} is none", source.name());
+                    Err(Usage(problem).into())
+                }
+            })
+            .collect()
     }
 
     /// Writes what came out and says what did not.
@@ -350,41 +297,6 @@ mod tests {
     }
 
     #[test]
-    fn options_become_the_fields_of_the_form() {
-        let options = parse(&[
-            "a.wav",
-            "-m",
-            "whisper-base",
-            "-l",
-            "de",
-            "-v",
-            "Dalston",
-            "-v",
-            "ONNX",
-            "--speakers",
-            "per-channel",
-            "--max-speakers",
-            "3",
-            "-r",
-            "-1",
-        ]);
-        let fields = options.fields();
-        let field = |name: &str| {
-            fields
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| value.as_str())
-        };
-        assert_eq!(field("model"), Some("whisper-base"));
-        assert_eq!(field("vocabulary"), Some(r#"["Dalston","ONNX"]"#));
-        assert_eq!(field("speaker_detection"), Some("per_channel"));
-        assert_eq!(field("timestamps_granularity"), Some("word"));
-        assert_eq!(field("max_speakers"), Some("3"));
-        assert_eq!(field("num_speakers"), None);
-        assert_eq!(field("retention"), Some("-1"));
-    }
-
-    #[test]
     fn a_missing_file_is_wrong_use_and_found_before_anything_is_sent() {
         let error = parse(&["/no/such/file.wav"]).sources().unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("/no/such/file.wav"));
@@ -399,8 +311,38 @@ mod tests {
     }
 
     #[test]
-    fn speaker_counts_are_bounded() {
-        assert!(Line::try_parse_from(["transcribe", "a.wav", "--num-speakers", "33"]).is_err());
-        assert!(Line::try_parse_from(["transcribe", "a.wav", "--num-speakers", "0"]).is_err());
+    fn tracks_are_one_source_with_an_offset_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<String> = ["ann.wav", "bob.wav"]
+            .iter()
+            .map(|name| folder.path().join(name).to_str().unwrap().to_owned())
+            .collect();
+        for path in &paths {
+            std::fs::write(path, b"").unwrap();
+        }
+        let sources = |more: &[&str]| {
+            let words: Vec<&str> = paths
+                .iter()
+                .map(String::as_str)
+                .chain(more.iter().copied())
+                .collect();
+            parse(&words).sources()
+        };
+        let tracks = sources(&["--tracks", "--offset", "0", "--offset", "1.5"]).unwrap();
+        let [Source::Tracks(tracks)] = tracks.as_slice() else {
+            panic!("{tracks:?}");
+        };
+        assert_eq!(tracks[1].offset, 1.5);
+        let too_many = [
+            "--tracks", "--offset", "0", "--offset", "1", "--offset", "2",
+        ];
+        assert!(sources(&too_many).unwrap_err().is::<Usage>());
+        assert!(
+            parse(&[&paths[0], "--tracks"])
+                .sources()
+                .unwrap_err()
+                .is::<Usage>()
+        );
+        assert!(Line::try_parse_from(["transcribe", "a.wav", "--offset", "1"]).is_err());
     }
 }

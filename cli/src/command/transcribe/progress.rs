@@ -33,10 +33,7 @@ impl Bars {
     pub fn add(&self, source: &Source) -> Bar {
         let bar = self.all.add(ProgressBar::no_length());
         bar.set_prefix(source.name());
-        let length = match source {
-            Source::File(path) => std::fs::metadata(path).map(|file| file.len()).ok(),
-            Source::Url(_) => None,
-        };
+        let length = source.length();
         if let Some(length) = length {
             bar.set_length(length);
             bar.set_style(style("{prefix}  {bar:30} {bytes}/{total_bytes} uploading"));
