@@ -9,6 +9,9 @@
     reason = "the answer of a program that is run by another"
 )]
 
+#[path = "measure/usage.rs"]
+mod usage;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +23,7 @@ use dalston_engines::{
     AudioSource, Device, LongForm, Runtime, RuntimeOptions, SAMPLE_RATE, SpeechRegion,
     TranscribeOptions, TranscribeRequest, WavSource,
 };
+use usage::{cpu_seconds, peak_rss_mib};
 
 /// Length of a window, seconds.
 const WINDOW_S: f64 = 30.0;
@@ -95,31 +99,4 @@ fn request(seconds: f64) -> TranscribeOptions {
         long_form: LongForm::Batched(windows.collect()),
         ..TranscribeOptions::default()
     }
-}
-
-/// User and system time of this process and its threads.
-fn cpu_seconds() -> anyhow::Result<f64> {
-    let statistics =
-        std::fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
-    let after_name = statistics.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<f64>);
-    // USER_HZ is 100 on every Linux there is.
-    Ok(ticks
-        .sum::<Result<f64, _>>()
-        .context("/proc/self/stat has no times")?
-        / 100.0)
-}
-
-fn peak_rss_mib() -> anyhow::Result<u64> {
-    let status =
-        std::fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak
-        .and_then(|peak| peak.split_whitespace().next())
-        .context("no VmHWM")?;
-    Ok(kib.parse::<u64>()? / 1024)
 }

@@ -21,6 +21,7 @@ pub mod onnx;
 pub mod operators;
 pub mod recognise;
 pub mod rewrite;
+pub mod shared_prefix;
 pub mod source;
 pub mod tensor;
 

@@ -41,9 +41,10 @@ pub fn voice_of_clip(
     let grid = segmentation.grid();
     let mut sum: Option<Array1<f32>> = None;
     let mut samples = vec![0.0; grid.window];
+    let mut walk = segmentation.walk();
     for start in (0..clip.n_samples()).step_by(grid.window) {
         clip.read(start, &mut samples)?;
-        let frames = segmentation.segment(&samples, run)?;
+        let frames = walk.windows(clip, (start, 1), grid.window, run)?;
         let masks = (0..segmentation.n_tracks()).filter_map(|track| TrackMask::of(&frames, track));
         let Some(mask) = masks.max_by_key(|mask| mask.n_alone) else {
             continue;

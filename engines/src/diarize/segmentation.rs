@@ -11,9 +11,11 @@ use ort::value::TensorRef;
 
 use super::classes::{Classes, MAX_TRACKS, Tracks};
 use super::grid::WindowGrid;
-use crate::audio_source::SAMPLE_RATE;
+use super::prefix_stream::{Prefix, PrefixStream};
+use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::error::{EngineError, Result};
 use crate::graph::interface::Interface;
+use crate::graph::shared_prefix;
 use crate::model_folder::{Json, Precision, choose_graph, file_bytes};
 use crate::registry::{EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};
 use crate::session::{Device, RunGuard, Runtime, SessionOptions};
@@ -35,6 +37,11 @@ const METADATA_TYPE: &str = "pyannote-segmentation";
 const WINDOW: usize = 160_000;
 /// Samples a frame of PyanNet sees, and between frames.
 const RECEPTIVE_FIELD: (usize, usize) = (991, 270);
+/// A window starts every tenth of a window, as in the reference.
+const STEPS_PER_WINDOW: usize = 10;
+/// Windows of one call on a CPU: more leave its caches, and cost more each.
+const CPU_BATCH: usize = 4;
+const DOING: &str = "segmenting speech";
 
 /// What a folder says about its segmentation model; `None` where it is silent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -158,8 +165,10 @@ fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<Loade
 pub struct SpeakerSegmentation(Arc<Model>);
 
 struct Model {
+    /// Layers that overlapping windows share, where the graph could be split.
+    prefix: Option<Prefix>,
+    /// The graph, or what is left of it after the prefix.
     session: Mutex<Session>,
-    input: String,
     grid: WindowGrid,
     classes: Classes,
     n_classes: usize,
@@ -181,36 +190,50 @@ impl SpeakerSegmentation {
         };
         let interface = Interface::read(&path).map_err(|error| invalid(error.to_string()))?;
         let config = SegmentationConfig::read(folder, &interface)?;
-        let session = SessionOptions {
+        let session_options = SessionOptions {
             threads: options.threads,
             ..SessionOptions::default()
         };
-        let mut session = runtime.session(&path, &session)?;
-        let [input] = session.inputs() else {
+        let mut session = runtime.session(&path, &session_options)?;
+        if session.inputs().len() != 1 {
             return Err(invalid("it does not have one input, audio".to_owned()));
-        };
-        let input = input.name().to_owned();
+        }
         let window = config.window.unwrap_or(WINDOW);
-        let silence = vec![0.0; window];
-        let scores = scores(&mut session, &input, &silence, 1, &RunGuard::new()?)?;
+        let step = window / STEPS_PER_WINDOW;
+        let run = RunGuard::new()?;
+        let probe = probe_audio(window);
+        let scores = scores(&mut session, &[1, 1, window], &probe, &run)?;
         let classes = Classes::recognize(scores.n_classes, &config, &scores.values)
             .ok_or_else(|| invalid(format!("{} classes are not speakers", scores.n_classes)))?;
         let (field, shift) = config.receptive_field.unwrap_or(RECEPTIVE_FIELD);
-        Ok(Self(Arc::new(Model {
+        let mut model = Model {
+            prefix: None,
             grid: WindowGrid {
                 window,
-                step: window / 10,
+                step,
                 n_frames: scores.n_frames,
                 field,
                 shift,
             },
             session: Mutex::new(session),
-            input,
             classes,
             n_classes: scores.n_classes,
-            batch_size: options.batch_size.max(1),
+            batch_size: match runtime.device() {
+                Device::Cuda => options.batch_size.max(1),
+                Device::Auto | Device::Cpu => options.batch_size.clamp(1, CPU_BATCH),
+            },
             weight_bytes: file_bytes(&path),
-        })))
+        };
+        // Copies between the two halves would cost a GPU more than it saves.
+        if runtime.device() == Device::Cpu {
+            match split_model(runtime, &path, step, &session_options) {
+                Ok((prefix, rest)) => model.use_split(prefix, rest, &probe, &scores)?,
+                Err(reason) => {
+                    tracing::debug!(model = %path.display(), %reason, "windows share no layers");
+                }
+            }
+        }
+        Ok(Self(Arc::new(model)))
     }
 
     /// Windows and frames.
@@ -233,25 +256,145 @@ impl SpeakerSegmentation {
         self.0.weight_bytes
     }
 
-    /// The tracks active in each frame of some windows. `samples` holds the windows one after the other; the answer is
-    /// `[windows, frames]`.
+    /// Begins a walk over a file.
+    pub fn walk(&self) -> SegmentationWalk<'_> {
+        SegmentationWalk {
+            model: &self.0,
+            prefix: self.0.prefix.as_ref().map(PrefixStream::new),
+        }
+    }
+}
+
+/// A walk over a file, window by window. Windows must come in order.
+pub struct SegmentationWalk<'a> {
+    model: &'a Model,
+    prefix: Option<PrefixStream<'a>>,
+}
+
+impl SegmentationWalk<'_> {
+    /// The tracks active in each frame of `count` windows, the first from sample `start` on and each `step` samples
+    /// after the one before: `[windows × frames]`.
     ///
     /// # Errors
-    /// [`EngineError::Graph`], [`EngineError::Cancelled`].
-    pub fn segment(&self, samples: &[f32], run: &RunGuard) -> Result<Vec<Tracks>> {
-        let model = &*self.0;
-        let n_windows = samples.len() / model.grid.window;
-        let mut session = model.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let scores = scores(&mut session, &model.input, samples, n_windows, run)?;
-        if (scores.n_frames, scores.n_classes) != (model.grid.n_frames, model.n_classes) {
-            return Err(EngineError::graph(
-                "segmenting speech",
-                "the number of frames changes from call to call",
-            ));
-        }
+    /// [`EngineError::Audio`], [`EngineError::Graph`], [`EngineError::Cancelled`].
+    pub fn windows(
+        &mut self,
+        audio: &dyn AudioSource,
+        (start, count): (u64, usize),
+        step: usize,
+        run: &RunGuard,
+    ) -> Result<Vec<Tracks>> {
+        let model = self.model;
+        let scores = model.scores(
+            self.prefix.as_mut(),
+            audio,
+            (start, count),
+            (model.grid.window, step),
+            run,
+        )?;
         let frames = scores.values.chunks_exact(model.n_classes);
         Ok(frames.map(|frame| model.classes.decode(frame)).collect())
     }
+}
+
+impl Model {
+    fn scores(
+        &self,
+        prefix: Option<&mut PrefixStream<'_>>,
+        audio: &dyn AudioSource,
+        (start, count): (u64, usize),
+        (window, step): (usize, usize),
+        run: &RunGuard,
+    ) -> Result<Scores> {
+        let scores = if let Some(prefix) = prefix {
+            let values = prefix.windows(audio, (start, count), (window, step), run)?;
+            let (windows, channels, frames) = values.dim();
+            let values = values.into_raw_vec_and_offset().0;
+            let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            scores(&mut session, &[windows, channels, frames], &values, run)?
+        } else {
+            let mut samples = vec![0.0; count * window];
+            for (at, samples) in samples.chunks_exact_mut(window).enumerate() {
+                audio.read(start + (at * step) as u64, samples)?;
+            }
+            let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            scores(&mut session, &[count, 1, window], &samples, run)?
+        };
+        let expected = count * self.grid.n_frames * self.n_classes;
+        if scores.n_classes != self.n_classes || scores.values.len() != expected {
+            return Err(EngineError::graph(
+                DOING,
+                "the number of frames changes from call to call",
+            ));
+        }
+        Ok(scores)
+    }
+
+    /// Runs from the split graph from now on, if it answers the probe as the whole graph did.
+    fn use_split(
+        &mut self,
+        prefix: Prefix,
+        rest: Session,
+        probe: &[f32],
+        whole: &Scores,
+    ) -> Result<()> {
+        /// Sums in another order differ by less.
+        const TOLERANCE: f32 = 1e-2;
+        let published = std::mem::replace(&mut self.session, Mutex::new(rest));
+        let window = self.grid.window;
+        let mut stream = PrefixStream::new(&prefix);
+        let run = RunGuard::new()?;
+        let audio = probe.to_vec();
+        let split = self.scores(Some(&mut stream), &audio, (0, 1), (window, window), &run);
+        let equal = split.as_ref().is_ok_and(|split| {
+            let pairs = split.values.iter().zip(&whole.values);
+            pairs.fold(0.0, |worst: f32, (a, b)| worst.max((a - b).abs())) < TOLERANCE
+        });
+        if equal {
+            self.prefix = Some(prefix);
+        } else {
+            tracing::warn!("a split segmentation graph answers otherwise; the whole one runs");
+            self.session = published;
+        }
+        Ok(())
+    }
+}
+
+/// Splits a graph file and loads both parts.
+fn split_model(
+    runtime: &Runtime,
+    path: &Path,
+    step: usize,
+    options: &SessionOptions,
+) -> Result<(Prefix, Session), String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let split = shared_prefix::split(&bytes.into(), step)
+        .map_err(|error| error.to_string())?
+        .ok_or("its first layers depend on where a window begins")?;
+    let load = |name: &str, graph: &[u8]| {
+        let name = format!("{} ({name})", path.display());
+        runtime
+            .session_from_memory(&name, graph, options)
+            .map_err(|error| error.to_string())
+    };
+    let prefix = Prefix {
+        session: Mutex::new(load("first layers", &split.prefix)?),
+        stride: split.stride,
+        field: split.field,
+    };
+    Ok((prefix, load("last layers", &split.rest)?))
+}
+
+/// Something to hear: noise that swells and fades.
+fn probe_audio(n_samples: usize) -> Vec<f32> {
+    let mut state = 1_u32;
+    (0..n_samples)
+        .map(|at| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+            noise * 0.1 * (at as f32 / 5_000.0).sin()
+        })
+        .collect()
 }
 
 /// `[windows, frames, classes]`.
@@ -261,23 +404,23 @@ struct Scores {
     values: Vec<f32>,
 }
 
+/// One call, on audio or on what the prefix made of it.
 fn scores(
     session: &mut Session,
-    input: &str,
-    samples: &[f32],
-    n_windows: usize,
+    shape: &[usize; 3],
+    values: &[f32],
     run: &RunGuard,
 ) -> Result<Scores> {
-    const DOING: &str = "segmenting speech";
     let failed = |error: ort::Error| run.error(DOING, error);
-    let shape = [n_windows, 1, samples.len() / n_windows.max(1)];
-    let audio = TensorRef::from_array_view((shape, samples)).map_err(failed)?;
+    let n_windows = shape[0] as i64;
+    let input = session.inputs()[0].name().to_owned();
+    let values = TensorRef::from_array_view((*shape, values)).map_err(failed)?;
     let outputs = session
-        .run_with_options(ort::inputs![input => audio], run.options())
+        .run_with_options(ort::inputs![input => values], run.options())
         .map_err(failed)?;
     let (shape, values) = outputs[0].try_extract_tensor::<f32>().map_err(failed)?;
     match shape[..] {
-        [windows, frames, classes] if windows == n_windows as i64 && frames > 0 && classes > 0 => {
+        [windows, frames, classes] if windows == n_windows && frames > 0 && classes > 0 => {
             Ok(Scores {
                 n_frames: frames as usize,
                 n_classes: classes as usize,

@@ -78,15 +78,12 @@ pub fn hear(
         embeddings: Vec::new(),
     };
     let mut features = FeatureStream::new(embedding.fbank());
-    let mut samples = Vec::new();
+    let mut walk = segmentation.walk();
     for first in (0..n_windows).step_by(segmentation.batch_size()) {
         run.check()?;
         let batch = first..(first + segmentation.batch_size()).min(n_windows);
-        samples.resize(batch.len() * grid.window, 0.0);
-        for (window, samples) in batch.clone().zip(samples.chunks_exact_mut(grid.window)) {
-            audio.read(grid.start(window), samples)?;
-        }
-        let frames = segmentation.segment(&samples, run)?;
+        let start = grid.start(batch.start);
+        let frames = walk.windows(audio, (start, batch.len()), grid.step, run)?;
         let mut voices = Vec::new();
         for (window, frames) in batch.clone().zip(frames.chunks_exact(grid.n_frames)) {
             let features = features.window(audio, grid.start(window), grid.window)?;
