@@ -58,6 +58,19 @@ impl ArtifactKey {
         format!("jobs/{job}/audio")
     }
 
+    /// A file of a model that workers share: `models/{folder}/{path}`. `model` is a checked model id and `path` a path
+    /// of the model's own manifest.
+    #[must_use]
+    pub fn model_file(model: &str, path: &str) -> Self {
+        Self(format!("{}/{path}", Self::model_prefix(model)))
+    }
+
+    /// The prefix of everything that belongs to a shared model: its id, with `--` for the slash.
+    #[must_use]
+    pub fn model_prefix(model: &str) -> String {
+        format!("models/{}", model.replace('/', "--"))
+    }
+
     /// Takes a key that this module made earlier and that was stored in the database.
     #[must_use]
     pub fn from_stored(key: impl Into<String>) -> Self {

@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod keys;
 pub mod maintenance;
 pub mod migrate;
+pub mod models;
 pub mod notify;
 pub mod queue;
 pub mod rate_limits;

@@ -5,6 +5,7 @@ mod fairness;
 mod jobs;
 mod keys;
 mod migrations;
+mod models;
 mod operators;
 mod plan;
 mod pooler;

@@ -9,6 +9,17 @@ use dalston_schema::db::DatabaseConfig;
 use dalston_schema::storage::StorageConfig;
 
 use crate::load_engine::LoadEngineConfig;
+use crate::model_store::HubSettings;
+
+/// Where a worker gets models that it lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModelSource {
+    /// Only those it is asked to pull, from the hub.
+    #[default]
+    Hub,
+    /// All that other workers have put into the object store; what it pulls or imports it puts there too.
+    ObjectStore,
+}
 
 /// Everything a worker process needs to run.
 #[derive(Clone, Debug)]
@@ -24,6 +35,10 @@ pub struct WorkerConfig {
     /// Folder of model folders. Models added or removed while the worker runs are noticed within
     /// [`WorkerConfig::model_scan_interval`].
     pub model_dir: PathBuf,
+    /// Where it gets models that it lacks.
+    pub model_source: ModelSource,
+    /// The hub that models are pulled from when somebody asks for it.
+    pub hub: HubSettings,
     /// ONNX Runtime library to load; `None` searches the usual places.
     pub runtime_library: Option<PathBuf>,
     /// Where models run. `Cuda` fails the start when CUDA cannot be had.
@@ -94,6 +109,8 @@ impl WorkerConfig {
             identity: None,
             storage,
             model_dir,
+            model_source: ModelSource::default(),
+            hub: HubSettings::default(),
             runtime_library: None,
             device: Device::Auto,
             concurrency: DEFAULT_CONCURRENCY,

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod load_engine;
 pub mod maintenance;
 pub mod model_pool;
+pub mod model_registry;
 pub mod model_store;
 pub mod models;
 mod outage;

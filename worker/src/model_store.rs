@@ -27,6 +27,7 @@ mod lock;
 mod manifest;
 mod model_id;
 mod pull;
+mod shared;
 mod staging;
 
 pub use bundled::{BUNDLED, BundledModel};

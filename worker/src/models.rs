@@ -9,6 +9,7 @@ use dalston_engines::registry::{self, LoadOptions, LoadedModel, ModelDescription
 use dalston_engines::{Device, Runtime};
 use dalston_schema::Stage;
 use dalston_schema::capability::OfferedCapability;
+use dalston_schema::db::models::AnnouncedModel;
 use tokio::sync::watch;
 
 use crate::failure::{StageError, StageResult};
@@ -75,6 +76,21 @@ impl PresentModel {
             .map_or(self.installed.size_bytes(), |description| {
                 description.weight_bytes
             })
+    }
+
+    /// What the registry of models is told of it.
+    #[must_use]
+    pub fn announced(&self) -> AnnouncedModel {
+        let manifest = &self.installed.manifest;
+        AnnouncedModel {
+            model: manifest.id.clone(),
+            engine: manifest.engine.clone(),
+            stage: manifest.stage.as_str().to_owned(),
+            size_bytes: self.installed.size_bytes(),
+            component: self.is_component(),
+            folder: self.installed.folder.display().to_string(),
+            since: manifest.imported_at,
+        }
     }
 
     /// What a worker with this model offers; `None` when it runs no task by itself.

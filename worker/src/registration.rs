@@ -9,8 +9,9 @@ use dalston_schema::Stage;
 use dalston_schema::WorkerId;
 use dalston_schema::capability::{Capability, OfferedCapability};
 use dalston_schema::db::PgPool;
+use dalston_schema::db::models::{self as registry, AnnouncedModel};
 use dalston_schema::db::workers::{self, BeatAnswer, NewWorker, WorkerBeat};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,12 @@ pub struct Offer {
     pub models: Arc<PresentModels>,
 }
 
+/// What was announced.
+struct Announcement {
+    offered: Vec<OfferedCapability>,
+    on_disk: Vec<AnnouncedModel>,
+}
+
 /// Announces the worker and keeps the announcement true.
 pub struct Registration {
     /// The database.
@@ -47,6 +54,8 @@ pub struct Registration {
     pub store: ModelStore,
     /// Receives every announcement that the database accepted.
     pub offer: watch::Sender<Offer>,
+    /// Rung when the models on disk have changed, to look at once.
+    pub changed: Arc<Notify>,
     /// For heartbeats: what runs.
     pub leases: Leases,
     /// For heartbeats: what is loaded.
@@ -56,13 +65,14 @@ pub struct Registration {
 impl Registration {
     /// Announces until `end`. Raises `drain` when an operator asked the worker to stop.
     pub async fn keep(&self, drain: &CancellationToken, end: &CancellationToken) {
-        let mut announced: Option<Vec<OfferedCapability>> = None;
+        let mut announced: Option<Announcement> = None;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut next_scan = Instant::now();
         let mut next_beat = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next_scan.min(next_beat)) => {}
+                () = self.changed.notified() => next_scan = Instant::now(),
                 () = end.cancelled() => return,
             }
             let now = Instant::now();
@@ -97,23 +107,42 @@ impl Registration {
         }
     }
 
-    /// Looks at the models on disk and registers when what can be offered differs from what was announced.
-    async fn announce_changes(
-        &self,
-        announced: &mut Option<Vec<OfferedCapability>>,
-    ) -> anyhow::Result<()> {
+    /// Looks at the models on disk and says what differs from what was announced.
+    async fn announce_changes(&self, announced: &mut Option<Announcement>) -> anyhow::Result<()> {
         let models = self.look_at_models().await?;
         let offered = capabilities(&models, self.device, &self.config);
-        self.models.unload_removed(&models);
-        if announced.as_ref() == Some(&offered) {
-            self.offer.send_if_modified(|offer| {
-                let changed = *offer.models != models;
-                offer.models = Arc::new(models);
-                changed
-            });
-            return Ok(());
+        let on_disk: Vec<AnnouncedModel> = models.values().map(PresentModel::announced).collect();
+        let same_offer = announced
+            .as_ref()
+            .is_some_and(|before| before.offered == offered);
+        let same_models = announced
+            .as_ref()
+            .is_some_and(|before| before.on_disk == on_disk);
+        let ids = if same_offer {
+            None
+        } else {
+            Some(self.register(&offered).await?)
+        };
+        if !(same_offer && same_models)
+            && !registry::announce(&self.pool, self.worker, &on_disk).await?
+        {
+            anyhow::bail!("the database has forgotten this worker");
         }
-        let ids = workers::register(&self.pool, &self.introduction(), &offered).await?;
+        self.models.unload_removed(&models);
+        self.offer.send_if_modified(|offer| {
+            let changed = ids.is_some() || *offer.models != models;
+            if let Some(ids) = ids {
+                offer.capabilities = offered.iter().cloned().zip(ids).collect();
+            }
+            offer.models = Arc::new(models);
+            changed
+        });
+        *announced = Some(Announcement { offered, on_disk });
+        Ok(())
+    }
+
+    async fn register(&self, offered: &[OfferedCapability]) -> anyhow::Result<Vec<i32>> {
+        let ids = workers::register(&self.pool, &self.introduction(), offered).await?;
         let names: Vec<String> = offered
             .iter()
             .map(|offer| name(&offer.capability))
@@ -126,12 +155,7 @@ impl Registration {
             self.worker,
             names.join(", "),
         );
-        self.offer.send_replace(Offer {
-            capabilities: offered.iter().cloned().zip(ids).collect(),
-            models: Arc::new(models),
-        });
-        *announced = Some(offered);
-        Ok(())
+        Ok(ids)
     }
 
     /// The models on disk. Those that have not changed since the last look are not read again.

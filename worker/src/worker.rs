@@ -7,7 +7,7 @@ use anyhow::Context;
 use dalston_engines::{Runtime, RuntimeOptions};
 use dalston_schema::db::{PgPool, queue, workers};
 use dalston_schema::{Storage, WorkerId, db};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +16,7 @@ use crate::config::WorkerConfig;
 use crate::environment::Environment;
 use crate::lease::{LeaseTimes, Leases};
 use crate::maintenance;
+use crate::model_registry::ModelRegistry;
 use crate::model_store::ModelStore;
 use crate::models::Models;
 use crate::registration::{Offer, Registration, VAD_MODEL};
@@ -25,6 +26,8 @@ use crate::stop::StopReason;
 
 /// Tasks that were told to stop get this long to record it.
 const STOPPING_TIME: Duration = Duration::from_secs(15);
+/// How often the registry of models is looked at, at least.
+const REGISTRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often `once` looks whether anything is left.
 const ONCE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -45,6 +48,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::R
 
 struct Worker {
     environment: Arc<Environment>,
+    registry: ModelRegistry,
     registration: Registration,
 }
 
@@ -73,6 +77,18 @@ impl Worker {
         );
         let worker = WorkerId::generate();
         let speech = SpeechFinder::new(runtime.clone(), store.root().join(VAD_MODEL));
+        let changed = Arc::new(Notify::new());
+        let registry = ModelRegistry {
+            pool: pool.clone(),
+            worker,
+            store: store.clone(),
+            storage: storage.clone(),
+            hub: config.hub.clone(),
+            interval: config.model_scan_interval.min(REGISTRY_INTERVAL),
+            source: config.model_source,
+            offer: offer.clone(),
+            changed: Arc::clone(&changed),
+        };
         let registration = Registration {
             pool: pool.clone(),
             worker,
@@ -80,6 +96,7 @@ impl Worker {
             device,
             store,
             offer: offer_sender,
+            changed,
             leases: leases.clone(),
             models: models.clone(),
         };
@@ -97,6 +114,7 @@ impl Worker {
         });
         Ok(Self {
             environment,
+            registry,
             registration,
         })
     }
@@ -104,6 +122,7 @@ impl Worker {
     async fn run(self, shutdown: CancellationToken) {
         let Self {
             environment,
+            registry,
             registration,
         } = self;
         // Claiming ends first, what keeps running tasks alive ends last.
@@ -113,6 +132,8 @@ impl Worker {
         let bell = Bell::default();
         spawn_keeping(&loops, &environment, registration, &drain, &end);
         spawn_listening(&loops, &environment, &bell, &drain);
+        let registry_end = drain.clone();
+        loops.spawn(async move { registry.keep(&registry_end).await });
         if environment.config.maintenance {
             maintenance::spawn(&loops, &environment, &drain);
         }

@@ -163,6 +163,14 @@ pub enum ModelStoreError {
         /// Status or what was wrong with the body.
         message: String,
     },
+    /// The object store could not give or take a file of a model.
+    #[error("the object store has trouble with {key}: {source}")]
+    ObjectStore {
+        /// Key of the object.
+        key: String,
+        /// What it said.
+        source: dalston_schema::storage::StorageError,
+    },
     /// A file arrived changed.
     #[error(
         "{file} arrived damaged ({message}); it was deleted. Run the pull again; if it happens again, the mirror or a \

@@ -228,39 +228,34 @@ impl Hub {
         url: Url,
         repository: &str,
     ) -> Result<(T, HeaderMap)> {
-        self.with_retries(async || {
-            let response = self.get(url.clone(), 0, repository, repository).await?;
-            let headers = response.headers().clone();
-            let body = response
-                .bytes()
-                .await
-                .map_err(|error| self.unreachable(&url, &error))?;
-            match serde_json::from_slice(&body) {
-                Ok(value) => Ok((value, headers)),
-                Err(error) => Err(Failed::ForGood(ModelStoreError::Hub {
-                    host: self.host(),
-                    what: url.path().to_owned(),
-                    message: format!("something that is no file list (\"{error}\")"),
-                })),
-            }
-        })
-        .await
-    }
-
-    /// Tries until it works, fails for good, or has failed [`LISTING_ATTEMPTS`] times.
-    async fn with_retries<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failed>,
-    ) -> Result<T> {
+        let attempts = self.attempts.min(LISTING_ATTEMPTS);
         let mut tries = 0;
         loop {
-            match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(failed) => {
-                    let attempts = self.attempts.min(LISTING_ATTEMPTS);
-                    self.pause(failed, &mut tries, attempts).await?;
-                }
+            match self.json_once(&url, repository).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => self.pause(failed, &mut tries, attempts).await?,
             }
+        }
+    }
+
+    async fn json_once<T: for<'de> Deserialize<'de>>(
+        &self,
+        url: &Url,
+        repository: &str,
+    ) -> Result<(T, HeaderMap), Failed> {
+        let response = self.get(url.clone(), 0, repository, repository).await?;
+        let headers = response.headers().clone();
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.unreachable(url, &error))?;
+        match serde_json::from_slice(&body) {
+            Ok(value) => Ok((value, headers)),
+            Err(error) => Err(Failed::ForGood(ModelStoreError::Hub {
+                host: self.host(),
+                what: url.path().to_owned(),
+                message: format!("something that is no file list (\"{error}\")"),
+            })),
         }
     }
 
