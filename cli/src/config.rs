@@ -77,6 +77,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Folder of model folders, absolute.
     pub model_dir: PathBuf,
+    /// Whether workers share models through the object store.
+    pub share_models: bool,
     /// Folder of downloaded programs and libraries.
     pub runtime_dir: PathBuf,
     /// ONNX Runtime library to load; `None` searches.
@@ -178,6 +180,8 @@ impl Config {
             model_dir: values
                 .optional_path("DALSTON_MODEL_DIR")?
                 .unwrap_or_else(|| data_dir.join("models")),
+            share_models: values
+                .choose("DALSTON_MODEL_SOURCE", &[("hub", false), ("store", true)])?,
             runtime_dir: values.path("DALSTON_RUNTIME_DIR")?,
             ort_library: values.optional_path("ORT_DYLIB_PATH")?,
             database_url: values.secret("DATABASE_URL"),

@@ -28,6 +28,52 @@ impl Capability {
     }
 }
 
+/// Which capabilities a worker is to offer: a stage, an engine of it, or one model of that, written `transcribe`,
+/// `transcribe/parakeet` or `transcribe/parakeet/parakeet-tdt-nano` (a model's id may have a slash of its own).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CapabilityFilter {
+    /// The stage.
+    pub stage: Stage,
+    /// Only this engine.
+    pub engine: Option<String>,
+    /// Only this model.
+    pub model: Option<String>,
+}
+
+impl CapabilityFilter {
+    /// Whether a capability is meant.
+    #[must_use]
+    pub fn fits(&self, capability: &Capability) -> bool {
+        let same = |wanted: &Option<String>, found: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == found)
+        };
+        self.stage == capability.stage
+            && same(&self.engine, &capability.engine)
+            && same(&self.model, &capability.model)
+    }
+}
+
+impl std::str::FromStr for CapabilityFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.trim().splitn(3, '/');
+        let stage = parts.next().unwrap_or_default();
+        let stage = stage.parse::<Stage>().map_err(|error| error.to_string())?;
+        let mut part = || match parts.next() {
+            Some("") => Err(format!(
+                "{text} ends in a slash; write STAGE, STAGE/ENGINE or STAGE/ENGINE/MODEL"
+            )),
+            part => Ok(part.map(str::to_owned)),
+        };
+        Ok(Self {
+            stage,
+            engine: part()?,
+            model: part()?,
+        })
+    }
+}
+
 /// A [`Capability`] as a worker announces it, with what a planner must know to choose it. Built from
 /// [`OfferedCapability::new`], so that whoever makes one says only what is special about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +128,36 @@ impl OfferedCapability {
             device: "cpu".to_owned(),
             execution_provider: String::new(),
             vocabulary_method: "none".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_filter_means_a_stage_an_engine_of_it_or_one_model() {
+        let base = Capability {
+            stage: Stage::Transcribe,
+            engine: "whisper".to_owned(),
+            model: "onnx-community/whisper-base".to_owned(),
+        };
+        let cases = [
+            ("transcribe", true),
+            (" transcribe/whisper", true),
+            ("transcribe/whisper/onnx-community/whisper-base", true),
+            ("transcribe/parakeet", false),
+            ("transcribe/whisper/whisper-base", false),
+            ("align", false),
+        ];
+        for (text, fits) in cases {
+            let filter: CapabilityFilter = text.parse().unwrap();
+            assert_eq!(filter.fits(&base), fits, "{text}");
+        }
+        for wrong in ["", "listen", "transcribe/", "transcribe//x"] {
+            assert!(wrong.parse::<CapabilityFilter>().is_err(), "{wrong}");
         }
     }
 }

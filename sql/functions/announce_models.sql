@@ -15,6 +15,7 @@ begin
          m->>'folder', (m->>'since')::timestamptz
     from jsonb_array_elements(p_models) as e (m)
   on conflict do nothing;
+  perform from models m where m.removing order by m.id for update;
   delete from models m
    where m.removing and m.overrides = '{}' and m.hub = '{}' and not model_is_present(m.id);
   update models m set removing = false, updated_at = dalston_now()

@@ -10,7 +10,7 @@ as $$
      where p_active_tasks > 0 and (m.last_used_at is null or m.last_used_at < dalston_now() - interval '1 h')
   ), noted as (
     insert into models (id, last_used_at, created_at, updated_at)
-    select id, dalston_now(), dalston_now(), dalston_now() from used
+    select id, dalston_now(), dalston_now(), dalston_now() from used order by id
     on conflict (id) do update set last_used_at = excluded.last_used_at
   )
   update workers

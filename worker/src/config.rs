@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dalston_engines::Device;
+use dalston_schema::capability::CapabilityFilter;
 use dalston_schema::db::DatabaseConfig;
 use dalston_schema::storage::StorageConfig;
 
@@ -78,8 +79,8 @@ pub struct WorkerConfig {
     pub sweep_interval: Duration,
     /// Exit once nothing is left that this worker can do.
     pub once: bool,
-    /// Offer only these stages; empty offers all that the models allow.
-    pub stages: Vec<dalston_schema::Stage>,
+    /// Offer only what one of these fits; empty offers all that the models allow.
+    pub capabilities: Vec<CapabilityFilter>,
     /// Offer the engine for load tests beside the real ones; see [`crate::load_engine`].
     pub load_engine: Option<LoadEngineConfig>,
 }
@@ -130,7 +131,7 @@ impl WorkerConfig {
             retention_interval: Duration::from_secs(60),
             sweep_interval: Duration::from_secs(3600),
             once: false,
-            stages: Vec::new(),
+            capabilities: Vec::new(),
             load_engine: None,
         }
     }

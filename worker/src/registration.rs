@@ -218,7 +218,8 @@ fn capabilities(
         offered.push(load_engine::capability());
     }
     offered.retain(|offer| {
-        config.stages.is_empty() || config.stages.contains(&offer.capability.stage)
+        let mut wanted = config.capabilities.iter();
+        config.capabilities.is_empty() || wanted.any(|filter| filter.fits(&offer.capability))
     });
     offered
 }

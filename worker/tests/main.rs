@@ -7,8 +7,12 @@
 
 mod failures;
 mod harness;
+#[path = "../src/model_store/tests/hub_server.rs"]
+#[allow(dead_code, reason = "shared with the model store's own tests")]
+mod hub_server;
 mod leases;
 mod maintenance;
 mod models;
 mod pipeline;
+mod registry;
 mod shutdown;

@@ -6,9 +6,11 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use dalston_engines::Device;
-use dalston_schema::Stage;
+use dalston_schema::capability::CapabilityFilter;
 use dalston_worker::WorkerConfig;
+use dalston_worker::config::ModelSource;
 use dalston_worker::load_engine::LoadEngineConfig;
+use dalston_worker::model_store::HubSettings;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DeviceChoice};
@@ -20,7 +22,8 @@ use crate::{Usage, stop, storage};
 #[command(after_help = "\
 Examples:
   DATABASE_URL=postgres://… DALSTON_S3_BUCKET=audio dalston worker
-  dalston worker --concurrency 2 --stages transcribe,align
+  dalston worker --concurrency 2 --capabilities transcribe,align
+  dalston worker --capabilities transcribe/parakeet,diarize
   dalston worker --once                    # empty the queue, then exit
 
 SIGTERM lets running tasks finish for DALSTON_SHUTDOWN_GRACE_SECONDS, then gives them back.")]
@@ -28,9 +31,14 @@ pub struct Worker {
     /// Tasks with a model to run at a time [env: DALSTON_WORKER_CONCURRENCY; default: 4]
     #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=256))]
     concurrency: Option<u32>,
-    /// Do only these stages (comma-separated); default: all that the models allow
-    #[arg(long, value_delimiter = ',', value_name = "STAGE")]
-    stages: Vec<String>,
+    /// Do only these (comma-separated): STAGE, STAGE/ENGINE or STAGE/ENGINE/MODEL; default: all that the models allow
+    #[arg(
+        long,
+        alias = "stages",
+        value_delimiter = ',',
+        value_name = "CAPABILITY"
+    )]
+    capabilities: Vec<String>,
     /// Exit when nothing is left to do
     #[arg(long)]
     once: bool,
@@ -69,9 +77,9 @@ fn worker_config(
     config: &Config,
     database: &Database,
 ) -> anyhow::Result<WorkerConfig> {
-    let stages = options.stages.iter().map(|name| {
-        name.parse::<Stage>()
-            .map_err(|error| Usage(format!("--stages: {error}")))
+    let capabilities = options.capabilities.iter().map(|name| {
+        name.parse::<CapabilityFilter>()
+            .map_err(|error| Usage(format!("--capabilities: {error}")))
     });
     let defaults = WorkerConfig::new(
         database.connection(config, "dalston-worker"),
@@ -81,6 +89,17 @@ fn worker_config(
     );
     Ok(WorkerConfig {
         identity: options.identity.clone(),
+        model_source: if config.share_models {
+            ModelSource::ObjectStore
+        } else {
+            ModelSource::Hub
+        },
+        hub: HubSettings {
+            endpoint: config.hf_endpoint.clone(),
+            token: config.hf_token.clone(),
+            offline: config.offline,
+            ..HubSettings::default()
+        },
         runtime_library: runtime_library(config),
         device: match config.device {
             DeviceChoice::Auto => Device::Auto,
@@ -98,7 +117,7 @@ fn worker_config(
         shutdown_grace: config.shutdown_grace,
         maintenance: !options.no_maintenance,
         once: options.once,
-        stages: stages.collect::<Result<_, _>>()?,
+        capabilities: capabilities.collect::<Result<_, _>>()?,
         load_engine: config
             .load_engine_factor
             .map(|realtime_factor| LoadEngineConfig {

@@ -239,6 +239,12 @@ pub const GROUPS: &[Group] = &[
                 "folder of models; unset: models/ in the data folder",
             ),
             setting(
+                "DALSTON_MODEL_SOURCE",
+                Kind::Choice(&["hub", "store"]),
+                "hub",
+                "store: workers share models through the object store, a new one fetches all that others have; hub: only by pulling",
+            ),
+            setting(
                 "DALSTON_DEVICE",
                 Kind::Choice(&["auto", "cpu", "cuda"]),
                 "auto",
