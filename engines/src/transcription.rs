@@ -14,6 +14,14 @@ pub struct SpeechRegion {
     pub end: f64,
 }
 
+impl SpeechRegion {
+    /// Whether a sample at 16 kHz lies in the stretch; its start does, its end does not.
+    pub fn contains_sample(&self, sample: u64) -> bool {
+        let span = crate::vad::SpeechSpan::from(*self);
+        (span.start..span.end).contains(&sample)
+    }
+}
+
 /// What to make of the speech.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +80,9 @@ pub struct TranscribeOptions {
     pub vocabulary: Vec<String>,
     /// How to walk through long audio.
     pub long_form: LongForm,
+    /// In [`LongForm::Batched`], only the windows that begin in this stretch. They are packed as if all were wanted, so
+    /// that the parts of a file together decode exactly the windows of the whole.
+    pub part: Option<SpeechRegion>,
 }
 
 impl Default for TranscribeOptions {
@@ -93,6 +104,7 @@ impl Default for TranscribeOptions {
             prompt: None,
             vocabulary: Vec::new(),
             long_form: LongForm::Sequential,
+            part: None,
         }
     }
 }

@@ -1,18 +1,25 @@
 //! Assembles a transcript from what the tasks of a job answered. Pure: the same parts give the same transcript, so a
 //! retried `merge` changes nothing.
 //!
-//! One transcription is taken as it is; several (channels, or chunks of a long file) are interleaved by time. With
-//! channels, each channel is a speaker.
+//! Each transcription takes the word times of its alignment; the chunks of a file stand one after the other, channels and
+//! tracks are interleaved by time, each being a speaker ([`bleed`] removes what one heard of another), and a mix is split
+//! by speaker when voices were told apart ([`speakers`]).
+
+mod bleed;
+mod metadata;
+mod speakers;
+mod text;
 
 use chrono::{DateTime, Utc};
 use dalston_schema::JobId;
-use dalston_schema::job::{JobParameters, TimestampGranularity};
-use dalston_schema::task::{PrepareResponse, Stage, TranscribeResponse};
-use dalston_schema::transcript::{
-    DetectedLanguage, Segment, Speaker, Transcript, TranscriptMetadata, TranscriptSegment, Word,
+use dalston_schema::job::JobParameters;
+use dalston_schema::task::{
+    AlignResponse, DiarizeResponse, PrepareResponse, PreparedAudio, Stage, TranscribeResponse,
 };
+use dalston_schema::transcript::{Segment, Speaker, Transcript, TranscriptSegment, Word};
 
 use crate::coverage;
+use text::{join_segments, join_texts};
 
 /// Version of the transcript's layout.
 const VERSION: &str = "1.0";
@@ -30,51 +37,66 @@ pub struct Parts<'a> {
     pub parameters: &'a JobParameters,
     /// What `prepare` answered.
     pub prepare: &'a PrepareResponse,
-    /// What the `transcribe` tasks answered, in any order.
-    pub transcriptions: Vec<TranscribeResponse>,
+    /// What the `transcribe` tasks answered, each with its name, in any order.
+    pub transcriptions: Vec<(String, TranscribeResponse)>,
+    /// What the `align` tasks answered, in any order.
+    pub alignments: Vec<AlignResponse>,
+    /// What `diarize` answered.
+    pub diarization: Option<DiarizeResponse>,
     /// Stages that ran to their end, in any order, `merge` among them.
     pub stages: Vec<Stage>,
     /// Optional tasks that failed: name and error.
     pub skipped: Vec<(String, Option<String>)>,
 }
 
+/// The transcriptions of one prepared file, in order, and their segments on the job's clock.
+struct Channel<'a> {
+    file: &'a PreparedAudio,
+    segments: Vec<TranscriptSegment>,
+    text: String,
+}
+
 /// Assembles the transcript. Every key of the contract is present; times are seconds with three decimals, inside the
 /// audio, and no segment is empty.
 #[must_use]
 pub fn assemble(mut parts: Parts<'_>) -> Transcript {
-    parts
-        .transcriptions
-        .sort_by_key(|transcription| transcription.channel);
-    let duration = parts.prepare.source.duration;
-    let mut segments: Vec<TranscriptSegment> = parts
-        .transcriptions
-        .iter()
-        .flat_map(|transcription| {
-            transcription
-                .segments
-                .iter()
-                .map(move |segment| place(segment, transcription.channel, duration))
-        })
-        .filter(|segment| !segment.text.is_empty())
-        .collect();
-    segments.sort_by(|a, b| a.start.total_cmp(&b.start));
+    take_integrated(&mut parts);
+    parts.transcriptions.sort_by_key(|(_, transcription)| {
+        let index = transcription.chunk.map(|chunk| chunk.index);
+        (transcription.channel, index)
+    });
+    let language = metadata::language(&parts);
+    let channels = channels(&parts);
+    let mut warnings = warnings(&parts);
+    warnings.extend(channels.iter().filter_map(uncovered));
+    let (mut text, mut segments) = interleave(channels, &language, &mut warnings);
+    let speakers = match &parts.diarization {
+        Some(diarization) => {
+            segments = speakers::assign(segments, &diarization.turns);
+            voices(diarization, parts.parameters)
+        }
+        None => channel_speakers(&parts),
+    };
     for (index, segment) in segments.iter_mut().enumerate() {
         segment.id = format!("seg_{index:03}");
+        (segment.start, segment.end) = (milliseconds(segment.start), milliseconds(segment.end));
     }
-    let text = match parts.transcriptions.as_slice() {
-        [only] => only.text.trim().to_owned(),
-        _ => join(&segments),
-    };
-    let speakers = speakers(&parts);
-    let warnings = warnings(&parts, &segments);
+    if text.is_empty() {
+        text = join_segments(&segments, &language);
+    }
+    let mut seen = std::collections::HashSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
     Transcript {
         job_id: parts.job_id,
         version: VERSION.to_owned(),
-        metadata: metadata(&parts, &segments, &speakers, warnings),
+        metadata: metadata::metadata(&parts, language, &segments, &speakers, warnings),
         text,
         speakers,
         segments,
-        turns: Vec::new(),
+        turns: parts
+            .diarization
+            .map(|diarization| diarization.turns)
+            .unwrap_or_default(),
         paragraphs: Vec::new(),
         summary: None,
         redacted_text: None,
@@ -83,84 +105,139 @@ pub fn assemble(mut parts: Parts<'_>) -> Transcript {
     }
 }
 
-fn metadata(
-    parts: &Parts<'_>,
-    segments: &[TranscriptSegment],
-    speakers: &[Speaker],
-    pipeline_warnings: Vec<String>,
-) -> TranscriptMetadata {
-    // The language of most of the text; a silent second channel does not decide.
-    let primary = parts
-        .transcriptions
-        .iter()
-        .max_by_key(|transcription| transcription.text.len());
-    let mut stages = parts.stages.clone();
-    stages.sort_unstable();
-    stages.dedup();
-    TranscriptMetadata {
-        audio_duration: milliseconds(parts.prepare.source.duration),
-        audio_channels: parts.prepare.source.channels,
-        sample_rate: parts.prepare.source.sample_rate,
-        language: primary.map_or_else(
-            || parts.parameters.language.clone().unwrap_or_default(),
-            |transcription| transcription.language.clone(),
-        ),
-        language_confidence: primary
-            .and_then(|transcription| transcription.language_confidence)
-            .map(milliseconds),
-        language_source: primary.map(|transcription| transcription.language_source.clone()),
-        languages: languages(&parts.transcriptions, primary),
-        word_timestamps: segments.iter().any(|segment| segment.words.is_some()),
-        word_timestamps_requested: parts.parameters.timestamps == TimestampGranularity::Word,
-        speaker_detection: parts.parameters.speaker_detection.as_str().to_owned(),
-        speaker_count: u32::try_from(speakers.len()).unwrap_or(u32::MAX),
-        created_at: parts.created_at,
-        completed_at: parts.completed_at,
-        pipeline_stages: stages
-            .iter()
-            .map(|stage| stage.as_str().to_owned())
-            .collect(),
-        pipeline_warnings,
-    }
-}
-
-/// The distinct languages that were detected, the primary one first; `None` when the language was given.
-fn languages(
-    transcriptions: &[TranscribeResponse],
-    primary: Option<&TranscribeResponse>,
-) -> Option<Vec<DetectedLanguage>> {
-    let mut found: Vec<DetectedLanguage> = Vec::new();
-    let detected = |transcription: &&TranscribeResponse| {
-        transcription.language_source == "detected" && !transcription.language.is_empty()
-    };
-    for transcription in primary.into_iter().chain(transcriptions).filter(detected) {
-        if found
-            .iter()
-            .all(|language| language.code != transcription.language)
-        {
-            found.push(DetectedLanguage {
-                code: transcription.language.clone(),
-                confidence: transcription.language_confidence.map(milliseconds),
-                is_primary: found.is_empty(),
-            });
+/// Takes what integrated tasks answered for the stages that they ran, as if tasks of their own had.
+fn take_integrated(parts: &mut Parts<'_>) {
+    for (_, transcription) in &mut parts.transcriptions {
+        if let Some(alignment) = transcription.alignment.take() {
+            parts.stages.push(Stage::Align);
+            parts.alignments.push(alignment);
+        }
+        if let Some(diarization) = transcription.diarization.take() {
+            parts.stages.push(Stage::Diarize);
+            parts.diarization.get_or_insert(diarization);
         }
     }
-    (!found.is_empty()).then_some(found)
 }
 
-fn speakers(parts: &Parts<'_>) -> Vec<Speaker> {
-    let mut channels: Vec<u16> = parts
-        .transcriptions
+/// What each prepared file says, in order of channel.
+fn channels<'a>(parts: &Parts<'a>) -> Vec<Channel<'a>> {
+    let several = parts.prepare.channel_files.len() > 1;
+    let duration = parts.prepare.source.duration;
+    let mut files: Vec<&PreparedAudio> = parts.prepare.channel_files.iter().collect();
+    files.sort_by_key(|file| file.channel);
+    files
+        .into_iter()
+        .map(|file| {
+            let of_file = || {
+                parts
+                    .transcriptions
+                    .iter()
+                    .filter(|(_, transcription)| transcription.channel == file.channel)
+            };
+            let segments = of_file()
+                .flat_map(|(name, transcription)| segments_of(parts, name, transcription))
+                .map(|segment| place(segment, file, duration))
+                .filter(|segment| !segment.text.is_empty())
+                .collect();
+            let texts = of_file().map(|(_, transcription)| transcription.text.as_str());
+            let language = of_file()
+                .next()
+                .map_or("", |(_, transcription)| &transcription.language);
+            Channel {
+                file,
+                segments,
+                // The text of several files is that of their segments, interleaved.
+                text: if several {
+                    String::new()
+                } else {
+                    join_texts(texts, language)
+                },
+            }
+        })
+        .collect()
+}
+
+/// The segments of a transcription, with the word times of its alignment if it has one.
+fn segments_of<'a>(
+    parts: &'a Parts<'_>,
+    name: &str,
+    transcription: &'a TranscribeResponse,
+) -> &'a [Segment] {
+    parts
+        .alignments
         .iter()
-        .filter_map(|transcription| transcription.channel)
+        .find(|alignment| alignment.transcription == name && !alignment.skipped)
+        .map_or(&transcription.segments, |alignment| &alignment.segments)
+}
+
+/// All segments by time, without what channels heard of each other, and the text if it is already known.
+fn interleave(
+    channels: Vec<Channel<'_>>,
+    language: &str,
+    warnings: &mut Vec<String>,
+) -> (String, Vec<TranscriptSegment>) {
+    let text = channels
+        .iter()
+        .map(|channel| channel.text.as_str())
+        .collect::<String>();
+    let files: Vec<&PreparedAudio> = channels.iter().map(|channel| channel.file).collect();
+    let mut segments: Vec<Vec<TranscriptSegment>> = channels
+        .into_iter()
+        .map(|channel| channel.segments)
         .collect();
-    channels.dedup();
+    if files.len() > 1 {
+        let removed = bleed::remove(&mut segments, &files, language);
+        if removed > 0 {
+            warnings.push(format!(
+                "{removed} words were heard on two channels at once and stay on the louder one"
+            ));
+        }
+    }
+    let mut segments: Vec<TranscriptSegment> = segments.into_iter().flatten().collect();
+    segments.sort_by(|a, b| a.start.total_cmp(&b.start));
+    (text, segments)
+}
+
+/// The speakers whose voices were told apart, with the names that are known: those matched by voice, or else those given
+/// in order of first speech.
+fn voices(diarization: &DiarizeResponse, parameters: &JobParameters) -> Vec<Speaker> {
+    let by_voice = !parameters.known_speaker_references.is_empty();
+    diarization
+        .speakers
+        .iter()
+        .enumerate()
+        .map(|(index, id)| Speaker {
+            id: id.clone(),
+            label: if by_voice {
+                diarization.names.get(id).cloned()
+            } else {
+                parameters.known_speaker_names.get(index).cloned()
+            },
+            channel: None,
+        })
+        .collect()
+}
+
+/// One speaker per channel or track.
+fn channel_speakers(parts: &Parts<'_>) -> Vec<Speaker> {
+    let mut channels: Vec<u16> = parts
+        .prepare
+        .channel_files
+        .iter()
+        .filter_map(|file| file.channel)
+        .collect();
+    channels.sort_unstable();
+    let of_track = |index: usize| {
+        let track = parts.parameters.tracks.get(index)?;
+        track.name.clone()
+    };
     channels
         .into_iter()
         .enumerate()
         .map(|(index, channel)| Speaker {
             id: speaker_id(channel),
-            label: parts.parameters.known_speaker_names.get(index).cloned(),
+            label: of_track(index)
+                .or_else(|| parts.parameters.known_speaker_names.get(index).cloned()),
             channel: Some(channel),
         })
         .collect()
@@ -170,38 +247,51 @@ fn speaker_id(channel: u16) -> String {
     format!("SPEAKER_{channel:02}")
 }
 
-/// What went less well than asked for: the planner's, the stages', the tasks left out, the speech left out.
-fn warnings(parts: &Parts<'_>, segments: &[TranscriptSegment]) -> Vec<String> {
+/// What went less well than asked for: the planner's, the stages', the tasks left out.
+fn warnings(parts: &Parts<'_>) -> Vec<String> {
     let mut warnings = parts.parameters.planning_warnings.clone();
     warnings.extend(parts.prepare.warnings.iter().cloned());
-    for transcription in &parts.transcriptions {
+    for (name, transcription) in &parts.transcriptions {
         let prefix = channel_prefix(transcription.channel);
+        let aligned = parts
+            .alignments
+            .iter()
+            .find(|alignment| alignment.transcription == *name);
+        let of_alignment = aligned.iter().flat_map(|alignment| &alignment.warnings);
         warnings.extend(
             transcription
                 .warnings
                 .iter()
+                .chain(of_alignment)
                 .map(|warning| format!("{prefix}{warning}")),
         );
+    }
+    if let Some(diarization) = &parts.diarization {
+        warnings.extend(diarization.warnings.iter().cloned());
     }
     for (name, error) in &parts.skipped {
         let why = error.as_deref().unwrap_or("no reason was recorded");
         warnings.push(format!("{name} failed and was left out: {why}"));
     }
-    for track in &parts.prepare.channel_files {
-        let covered: Vec<_> = segments
-            .iter()
-            .filter(|segment| {
-                track.channel.is_none() || segment.speaker == track.channel.map(speaker_id)
-            })
-            .map(|segment| (segment.start, segment.end))
-            .collect();
-        if let Some(warning) = coverage::warning(&track.speech_regions, &covered) {
-            warnings.push(format!("{}{warning}", channel_prefix(track.channel)));
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    warnings.retain(|warning| seen.insert(warning.clone()));
     warnings
+}
+
+/// The speech of a channel that none of its segments covers.
+fn uncovered(channel: &Channel<'_>) -> Option<String> {
+    let offset = channel.file.offset;
+    let speech: Vec<_> = channel
+        .file
+        .speech_regions
+        .iter()
+        .map(|&(start, end)| (start + offset, end + offset))
+        .collect();
+    let covered: Vec<_> = channel
+        .segments
+        .iter()
+        .map(|segment| (segment.start, segment.end))
+        .collect();
+    let warning = coverage::warning(&speech, &covered)?;
+    Some(format!("{}{warning}", channel_prefix(channel.file.channel)))
 }
 
 fn channel_prefix(channel: Option<u16>) -> String {
@@ -209,20 +299,21 @@ fn channel_prefix(channel: Option<u16>) -> String {
 }
 
 /// One engine segment as the transcript shows it, still without its id.
-fn place(segment: &Segment, channel: Option<u16>, duration: f64) -> TranscriptSegment {
-    let speaker = channel.map(speaker_id);
-    let (start, end) = clamp(segment.start, segment.end, duration);
+fn place(segment: &Segment, file: &PreparedAudio, duration: f64) -> TranscriptSegment {
+    let speaker = file.channel.map(speaker_id);
+    let on_clock = |start: f64, end: f64| clamp(start + file.offset, end + file.offset, duration);
+    let (start, end) = on_clock(segment.start, segment.end);
     let words = segment.words.as_ref().map(|words| {
         words
             .iter()
             .map(|word| {
-                let (start, end) = clamp(word.start, word.end, duration);
+                let (start, end) = on_clock(word.start, word.end);
                 Word {
                     text: word.text.trim().to_owned(),
                     start,
                     end,
                     speaker: speaker.clone().or_else(|| word.speaker.clone()),
-                    channel: channel.or(word.channel),
+                    channel: file.channel.or(word.channel),
                     ..word.clone()
                 }
             })
@@ -263,14 +354,6 @@ fn clamp(start: f64, end: f64, duration: f64) -> (f64, f64) {
 /// Rounds to three decimals.
 fn milliseconds(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
-}
-
-fn join(segments: &[TranscriptSegment]) -> String {
-    segments
-        .iter()
-        .map(|segment| segment.text.as_str())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 #[cfg(test)]

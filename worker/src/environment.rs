@@ -6,6 +6,7 @@ use dalston_schema::{Storage, WorkerId};
 use tokio::sync::watch;
 
 use crate::config::WorkerConfig;
+use crate::languages::Languages;
 use crate::lease::Leases;
 use crate::models::Models;
 use crate::registration::Offer;
@@ -33,6 +34,8 @@ pub struct Environment {
     pub offer: watch::Receiver<Offer>,
     /// The models tasks take.
     pub models: Models,
+    /// Languages of files in work.
+    pub languages: Languages,
     /// Voice activity detection.
     pub speech: SpeechFinder,
 }

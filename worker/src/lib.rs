@@ -12,6 +12,7 @@ pub mod coverage;
 pub mod environment;
 pub mod execute;
 pub mod failure;
+pub mod languages;
 pub mod lease;
 pub mod load_engine;
 pub mod maintenance;

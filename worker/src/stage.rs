@@ -1,19 +1,26 @@
 //! The stages this worker runs. Each is given its task's surroundings and answers what its dependants read.
 
+mod align;
+mod diarize;
 mod merge;
+mod portion;
 mod prepare;
 mod transcribe;
 
-use dalston_schema::Stage;
+use std::path::PathBuf;
+
+use dalston_engines::LoadedModel;
 use dalston_schema::db::tasks::{self, Completion};
 use dalston_schema::job::Job;
-use dalston_schema::task::{ClaimedTask, FinishedTask, PrepareResponse};
+use dalston_schema::task::{ClaimedTask, FinishedTask, PrepareResponse, PreparedAudio};
+use dalston_schema::{ArtifactKey, Stage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::environment::Environment;
 use crate::failure::{StageError, StageResult, TaskFailure};
 use crate::lease::ProgressMeter;
+use crate::model_pool::{ModelKey, PooledModel};
 use crate::outage::wait_out;
 use crate::scratch::TaskScratch;
 use crate::stop::Stop;
@@ -43,10 +50,9 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     match context.task.stage {
         Stage::Prepare => prepare::run(context).await,
         Stage::Transcribe => transcribe::run(context).await,
+        Stage::Align => align::run(context).await,
+        Stage::Diarize => diarize::run(context).await,
         Stage::Merge => merge::run(context).await,
-        stage @ (Stage::Align | Stage::Diarize) => Err(StageError::permanent(format!(
-            "This worker has no engine for the stage {stage}."
-        ))),
     }
 }
 
@@ -60,11 +66,57 @@ impl TaskContext<'_> {
         })
     }
 
+    /// The engine and model of the task.
+    fn model_key(&self) -> ModelKey {
+        ModelKey {
+            engine: self.task.engine.clone(),
+            model: self.task.model.clone(),
+        }
+    }
+
+    /// Where models run: `cpu` or `cuda`.
+    fn device(&self) -> String {
+        self.environment.runtime.device().as_str().to_owned()
+    }
+
+    /// Takes a model for use, unless the task is stopped while it waits.
+    async fn acquire(&self, key: &ModelKey) -> StageResult<PooledModel<LoadedModel>> {
+        tokio::select! {
+            model = self.environment.models.acquire(key) => model,
+            () = self.stop.stopped() => Err(StageError::Stopped),
+        }
+    }
+
+    /// A local path of a prepared file.
+    async fn fetch_prepared(&self, audio: &PreparedAudio) -> StageResult<PathBuf> {
+        let path = self.scratch.file("prepared.wav");
+        if path.is_file() {
+            return Ok(path);
+        }
+        let key = ArtifactKey::from_stored(&audio.key);
+        let storage = &self.environment.storage;
+        self.scratch.fetch(storage, &key, "prepared.wav").await
+    }
+
     /// The tasks of the job that have ended.
     async fn finished(&self) -> StageResult<Vec<FinishedTask>> {
         let pool = &self.environment.pool;
         wait_out(self.stop, || tasks::finished(pool, self.task.job_id)).await
     }
+}
+
+/// The prepared file of a channel, or of the mix.
+fn channel_file(prepare: &PrepareResponse, channel: Option<u16>) -> StageResult<&PreparedAudio> {
+    prepare
+        .channel_files
+        .iter()
+        .find(|file| file.channel == channel)
+        .ok_or_else(|| {
+            StageError::permanent(match channel {
+                Some(channel) => format!("The audio has no channel {channel}."),
+                None => "The audio was prepared channel by channel; there is no mix.".to_owned(),
+            })
+        })
 }
 
 /// What `prepare` answered, among the finished tasks.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::claim::{Bell, Kind, Lane, listen};
 use crate::config::WorkerConfig;
 use crate::environment::Environment;
+use crate::languages::Languages;
 use crate::lease::{LeaseTimes, Leases};
 use crate::maintenance;
 use crate::model_registry::ModelRegistry;
@@ -110,6 +111,7 @@ impl Worker {
             scratch,
             offer,
             models,
+            languages: Languages::default(),
             speech,
         });
         Ok(Self {

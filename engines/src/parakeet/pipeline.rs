@@ -294,6 +294,7 @@ impl BatchTranscriber for Parakeet {
             walk: Walk::new(
                 audio,
                 &options.long_form,
+                options.part,
                 self.options.batch_size,
                 self.options.longest_s,
             )?,

@@ -82,6 +82,7 @@ impl Walk {
     pub(crate) fn new(
         audio: Arc<dyn AudioSource>,
         long_form: &LongForm,
+        part: Option<SpeechRegion>,
         batch_size: usize,
         longest_s: f64,
     ) -> Result<Self> {
@@ -98,12 +99,17 @@ impl Walk {
         };
         match long_form {
             LongForm::Sequential => walk.planned_to = (walk.audio.n_samples() > 0).then_some(0),
-            LongForm::Batched(regions) => walk.plan_regions(regions, batch_size)?,
+            LongForm::Batched(regions) => walk.plan_regions(regions, part, batch_size)?,
         }
         Ok(walk)
     }
 
-    fn plan_regions(&mut self, regions: &[SpeechRegion], batch_size: usize) -> Result<()> {
+    fn plan_regions(
+        &mut self,
+        regions: &[SpeechRegion],
+        part: Option<SpeechRegion>,
+        batch_size: usize,
+    ) -> Result<()> {
         let n_samples = self.audio.n_samples();
         let sample = |seconds: f64| ((seconds.max(0.0) * RATE).round() as u64).min(n_samples);
         let spans: Vec<SpeechSpan> = regions
@@ -129,6 +135,7 @@ impl Walk {
         let mut windows: Vec<Window> = packed
             .iter()
             .enumerate()
+            .filter(|(_, window)| part.is_none_or(|part| part.contains_sample(window.start)))
             .map(|(index, packed)| {
                 let core = packed.start..packed.end;
                 let reach = |at: u64| if is_cut(at) { samples(REACH) } else { 0 };

@@ -114,7 +114,7 @@ impl Walk {
                 previous: Vec::new(),
                 condition: options.condition_on_previous_text,
             },
-            LongForm::Batched(regions) => batched(&*audio, regions, shape)?,
+            LongForm::Batched(regions) => batched(&*audio, regions, options.part, shape)?,
         };
         Ok(Self {
             audio,
@@ -412,7 +412,12 @@ fn sequential_frames(n_samples: u64, shape: WindowShape) -> usize {
     usize::try_from(n_frames).unwrap_or(usize::MAX)
 }
 
-fn batched(audio: &dyn AudioSource, regions: &[SpeechRegion], shape: WindowShape) -> Result<Mode> {
+fn batched(
+    audio: &dyn AudioSource,
+    regions: &[SpeechRegion],
+    part: Option<SpeechRegion>,
+    shape: WindowShape,
+) -> Result<Mode> {
     let n_samples = audio.n_samples();
     let sample =
         |seconds: f64| ((seconds.max(0.0) * f64::from(SAMPLE_RATE)).round() as u64).min(n_samples);
@@ -431,6 +436,7 @@ fn batched(audio: &dyn AudioSource, regions: &[SpeechRegion], shape: WindowShape
     let packed = pack_windows(&spans, &options, &mut |range| quietest_place(audio, range))?;
     let waiting: VecDeque<Window> = packed
         .into_iter()
+        .filter(|window| part.is_none_or(|part| part.contains_sample(window.start)))
         .map(|window| Window {
             start: window.start,
             n_frames: n_frames(window.end - window.start, shape),

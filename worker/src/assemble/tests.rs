@@ -71,10 +71,51 @@ fn transcription(channel: Option<u16>, segments: Vec<Segment>) -> TranscribeResp
     }
 }
 
+/// A placed segment of these words, each 0.4 s long.
+pub(super) fn placed(words: &[(&str, f64)]) -> TranscriptSegment {
+    let words: Vec<Word> = words
+        .iter()
+        .map(|&(text, start)| Word {
+            text: text.to_owned(),
+            start,
+            end: start + 0.4,
+            ..Word::default()
+        })
+        .collect();
+    let engine = Segment {
+        start: words[0].start,
+        end: words[words.len() - 1].end,
+        text: words
+            .iter()
+            .map(|word| word.text.as_str())
+            .collect::<Vec<_>>()
+            .join(" "),
+        words: Some(words),
+        tokens: Some(vec![1, 2]),
+        ..Segment::default()
+    };
+    place(&engine, &PreparedAudio::default(), 1e6)
+}
+
 fn assembled(
     parameters: &JobParameters,
     prepare: &PrepareResponse,
     transcriptions: Vec<TranscribeResponse>,
+) -> Transcript {
+    let named = transcriptions
+        .into_iter()
+        .enumerate()
+        .map(|(index, transcription)| (format!("transcribe_{index}"), transcription))
+        .collect();
+    assembled_from(parameters, prepare, named, Vec::new(), None)
+}
+
+fn assembled_from(
+    parameters: &JobParameters,
+    prepare: &PrepareResponse,
+    transcriptions: Vec<(String, TranscribeResponse)>,
+    alignments: Vec<AlignResponse>,
+    diarization: Option<DiarizeResponse>,
 ) -> Transcript {
     let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
     assemble(Parts {
@@ -84,6 +125,8 @@ fn assembled(
         parameters,
         prepare,
         transcriptions,
+        alignments,
+        diarization,
         stages: vec![Stage::Merge, Stage::Transcribe, Stage::Prepare],
         skipped: vec![("diarize".into(), Some("no model".into()))],
     })
@@ -217,15 +260,16 @@ fn channels_interleave_by_time_and_name_their_speakers() {
 }
 
 #[test]
-fn chunks_of_one_file_join_in_order_of_time_without_speakers() {
+fn chunks_of_one_file_join_in_their_order_without_speakers() {
     let prepare = prepared(vec![track(None, &[])]);
+    let chunk = |index, start, end, text| TranscribeResponse {
+        chunk: Some(dalston_schema::task::Chunk { index, start, end }),
+        ..transcription(None, vec![segment(start, end - 1.0, text)])
+    };
     let transcript = assembled(
         &JobParameters::default(),
         &prepare,
-        vec![
-            transcription(None, vec![segment(5.0, 9.0, "second")]),
-            transcription(None, vec![segment(0.0, 4.0, "first")]),
-        ],
+        vec![chunk(1, 5.0, 10.0, "second"), chunk(0, 0.0, 5.0, "first")],
     );
     assert_eq!(transcript.text, "first second");
     assert!(transcript.speakers.is_empty());
@@ -233,6 +277,153 @@ fn chunks_of_one_file_join_in_order_of_time_without_speakers() {
         transcript.metadata.languages.as_ref().map(Vec::len),
         Some(1)
     );
+}
+
+fn alignment(name: &str, segments: Vec<Segment>) -> AlignResponse {
+    AlignResponse {
+        transcription: name.to_owned(),
+        segments,
+        word_timestamps: true,
+        warnings: vec!["from the aligner".to_owned()],
+        ..AlignResponse::default()
+    }
+}
+
+fn two_speakers() -> DiarizeResponse {
+    let turn = |speaker: &str, start, end| dalston_schema::transcript::SpeakerTurn {
+        speaker: speaker.to_owned(),
+        start,
+        end,
+        ..Default::default()
+    };
+    DiarizeResponse {
+        turns: vec![turn("SPEAKER_00", 0.0, 4.0), turn("SPEAKER_01", 4.0, 10.0)],
+        speakers: vec!["SPEAKER_00".to_owned(), "SPEAKER_01".to_owned()],
+        names: [("SPEAKER_01".to_owned(), "Ada".to_owned())].into(),
+        num_speakers: 2,
+        ..DiarizeResponse::default()
+    }
+}
+
+#[test]
+fn integrated_stages_give_the_transcript_that_staged_ones_give() {
+    let prepare = prepared(vec![track(None, &[(0.0, 9.0)])]);
+    let parameters = JobParameters {
+        speaker_detection: SpeakerDetection::Diarize,
+        known_speaker_names: vec!["Grace".to_owned(), "Ada".to_owned()],
+        ..JobParameters::default()
+    };
+    let wordless = |start, end, text| Segment {
+        words: None,
+        ..segment(start, end, text)
+    };
+    let plain = transcription(
+        None,
+        vec![
+            wordless(0.0, 4.0, "good day"),
+            wordless(4.0, 9.0, "and you"),
+        ],
+    );
+    let aligned = || {
+        alignment(
+            "transcribe",
+            vec![segment(0.5, 3.5, "good day"), segment(4.5, 9.0, "and you")],
+        )
+    };
+    let mut staged = assembled_from(
+        &parameters,
+        &prepare,
+        vec![("transcribe".to_owned(), plain.clone())],
+        vec![aligned()],
+        Some(two_speakers()),
+    );
+    let integrated = TranscribeResponse {
+        alignment: Some(aligned()),
+        diarization: Some(two_speakers()),
+        ..plain
+    };
+    let integrated = assembled_from(
+        &parameters,
+        &prepare,
+        vec![("transcribe".to_owned(), integrated)],
+        Vec::new(),
+        None,
+    );
+    // The helper names the stages of a plain job; the integrated parts add theirs.
+    assert_eq!(
+        integrated.metadata.pipeline_stages,
+        ["prepare", "transcribe", "align", "diarize", "merge"]
+    );
+    staged.metadata.pipeline_stages = integrated.metadata.pipeline_stages.clone();
+    assert_eq!(staged, integrated);
+    assert_eq!(staged.segments[0].start, 0.5);
+    assert_eq!(staged.segments[1].speaker.as_deref(), Some("SPEAKER_01"));
+    assert_eq!(staged.speakers[0].label.as_deref(), Some("Grace"));
+    assert_eq!(staged.turns.len(), 2);
+    assert!(staged.metadata.word_timestamps);
+    let warnings = &staged.metadata.pipeline_warnings;
+    assert!(warnings.contains(&"from the aligner".to_owned()));
+}
+
+#[test]
+fn names_matched_by_voice_go_to_their_speakers_only() {
+    let parameters = JobParameters {
+        known_speaker_names: vec!["Ada".to_owned()],
+        known_speaker_references: vec![dalston_schema::job::SpeakerReference {
+            name: "Ada".to_owned(),
+            key: "jobs/x/audio/speaker0.wav".to_owned(),
+        }],
+        ..JobParameters::default()
+    };
+    let transcript = assembled_from(
+        &parameters,
+        &prepared(vec![track(None, &[])]),
+        vec![(
+            "transcribe".to_owned(),
+            transcription(None, vec![segment(1.0, 2.0, "hi")]),
+        )],
+        Vec::new(),
+        Some(two_speakers()),
+    );
+    let labels: Vec<_> = transcript
+        .speakers
+        .iter()
+        .map(|speaker| speaker.label.as_deref())
+        .collect();
+    assert_eq!(labels, [None, Some("Ada")]);
+}
+
+#[test]
+fn tracks_stand_where_they_begin_and_carry_their_names() {
+    let named = |name: &str, offset| dalston_schema::job::Track {
+        key: String::new(),
+        offset,
+        duration: 5.0,
+        name: Some(name.to_owned()),
+    };
+    let parameters = JobParameters {
+        tracks: vec![named("Ada", 0.0), named("Grace", 4.0)],
+        ..JobParameters::default()
+    };
+    let second = PreparedAudio {
+        offset: 4.0,
+        ..track(Some(1), &[(0.0, 2.0)])
+    };
+    let transcript = assembled(
+        &parameters,
+        &prepared(vec![track(Some(0), &[]), second]),
+        vec![
+            transcription(Some(1), vec![segment(0.0, 2.0, "and you?")]),
+            transcription(Some(0), vec![segment(1.0, 3.0, "how are you?")]),
+        ],
+    );
+    assert_eq!(transcript.text, "how are you? and you?");
+    assert_eq!(
+        (transcript.segments[1].start, transcript.segments[1].end),
+        (4.0, 6.0)
+    );
+    assert_eq!(transcript.segments[1].words.as_ref().unwrap()[0].start, 4.0);
+    assert_eq!(transcript.speakers[1].label.as_deref(), Some("Grace"));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use dalston_schema::Stage;
 use dalston_schema::db;
 use dalston_schema::db::tasks::Completion;
-use dalston_schema::task::{FinishedTask, TaskStatus, TranscribeResponse};
+use dalston_schema::task::{
+    AlignResponse, DiarizeResponse, FinishedTask, TaskStatus, TranscribeResponse,
+};
 
 use super::{TaskContext, answer, prepared, response};
 use crate::assemble::{Parts, assemble};
@@ -15,8 +17,16 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let prepare = prepared(&finished)?;
     let transcriptions = completed(&finished)
         .filter(|task| task.stage == Stage::Transcribe)
-        .map(response::<TranscribeResponse>)
+        .map(|task| Ok((task.name.clone(), response::<TranscribeResponse>(task)?)))
         .collect::<StageResult<Vec<_>>>()?;
+    let alignments = completed(&finished)
+        .filter(|task| task.stage == Stage::Align)
+        .map(response::<AlignResponse>)
+        .collect::<StageResult<Vec<_>>>()?;
+    let diarization = completed(&finished)
+        .find(|task| task.stage == Stage::Diarize)
+        .map(response::<DiarizeResponse>)
+        .transpose()?;
     if transcriptions.is_empty() {
         return Err(StageError::permanent("The job has no transcription."));
     }
@@ -31,6 +41,8 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
         parameters: &context.job.parameters,
         prepare: &prepare,
         transcriptions,
+        alignments,
+        diarization,
         stages,
         skipped: finished
             .iter()

@@ -1,86 +1,189 @@
 //! The `prepare` stage: the upload becomes 16 kHz mono WAV in the object store, with its facts, its waveform, its speech
-//! and what a user should know about it. Audio that cannot be decoded fails the job at once.
+//! and what a user should know about it; a long one is cut into tasks. Audio that cannot be decoded fails the job at once.
 //!
 //! Memory is constant: the upload is read where it lies or from a copy in scratch, and the result goes through scratch
 //! into the object store in blocks.
 
+mod facts;
+mod fan_out;
+
 use std::path::{Path, PathBuf};
 
 use dalston_audio::{
-    AudioError, AudioInput, ChannelMode, Levels, PrepareOptions, Prepared, PreparedTrack,
+    AudioError, AudioFacts, AudioInput, ChannelMode, PrepareOptions, Prepared, PreparedTrack,
 };
 use dalston_engines::{Control, WavSource};
 use dalston_schema::ArtifactKey;
 use dalston_schema::db::tasks::Completion;
-use dalston_schema::task::{PrepareRequest, PrepareResponse, PreparedAudio, SourceAudio};
+use dalston_schema::task::{PrepareRequest, PreparedAudio, TrackSource};
 
+use super::portion::Portion;
 use super::{TaskContext, answer, blocking};
-use crate::coverage::{Interval, total};
+use crate::coverage::Interval;
 use crate::failure::{StageError, StageResult};
-use crate::lease::ProgressMeter;
 use crate::stop::Stop;
+use facts::{response, track_warnings};
 
 /// Share of the work that decoding is; the rest is finding speech.
 const DECODING_SHARE: f64 = 0.6;
-/// Share of samples at full scale from which a track counts as clipped.
-const CLIPPED_SHARE: f64 = 0.001;
-/// Level below which a track counts as almost silent, dBFS.
-const ALMOST_SILENT_DBFS: f64 = -55.0;
-/// Seconds that may be damaged without a word about it.
-const DAMAGED_SECONDS: f64 = 0.1;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let request: PrepareRequest = context.request()?;
-    let storage = &context.environment.storage;
-    let key = context.job.audio_key.as_ref().ok_or_else(|| {
-        StageError::permanent("The audio was deleted before it could be transcribed.")
-    })?;
-    let original = context
-        .scratch
-        .fetch(storage, &ArtifactKey::from_stored(key), "original")
-        .await?;
+    let uploaded = || {
+        context.job.audio_key.clone().ok_or_else(|| {
+            StageError::permanent("The audio was deleted before it could be transcribed.")
+        })
+    };
     let mode = if request.split_channels {
         ChannelMode::Split
     } else {
         ChannelMode::Mix
     };
+    let several = !request.tracks.is_empty();
+    let sources = if !several {
+        vec![Source {
+            track: TrackSource {
+                key: uploaded()?,
+                offset: 0.0,
+            },
+            mode,
+            index: None,
+        }]
+    } else {
+        let number = |index| u16::try_from(index).unwrap_or(u16::MAX);
+        let tracks = request.tracks.into_iter().enumerate();
+        tracks
+            .map(|(index, track)| Source {
+                track,
+                mode: ChannelMode::Mix,
+                index: Some(number(index)),
+            })
+            .collect()
+    };
+    let whole = Portion::whole(context.progress);
+    let width = 1.0 / sources.len() as f64;
+    let mut files = Vec::new();
+    let mut warnings = Vec::new();
+    let mut facts: Option<AudioFacts> = None;
+    for (at, source) in sources.into_iter().enumerate() {
+        let portion = whole.part(at as f64 * width, width);
+        let done = prepare_source(context, &source, &portion).await?;
+        files.extend(done.files);
+        warnings.extend(done.warnings);
+        facts.get_or_insert(done.facts);
+    }
+    // There is always a source.
+    let facts = facts.ok_or_else(|| StageError::permanent("The job has no audio."))?;
+    let fan_out = match &request.fan_out {
+        Some(plan) => fan_out::tasks(plan, &files)?,
+        None => Vec::new(),
+    };
+    Ok(Completion {
+        fan_out,
+        before: request.fan_out.iter().map(|plan| plan.before).collect(),
+        ..answer(&response(&facts, files, several, warnings))?
+    })
+}
+
+/// A file to prepare.
+struct Source {
+    track: TrackSource,
+    mode: ChannelMode,
+    /// Its place among several files.
+    index: Option<u16>,
+}
+
+/// What a file became.
+struct Done {
+    facts: AudioFacts,
+    files: Vec<PreparedAudio>,
+    warnings: Vec<String>,
+}
+
+async fn prepare_source(
+    context: &TaskContext<'_>,
+    source: &Source,
+    portion: &Portion,
+) -> StageResult<Done> {
+    let storage = &context.environment.storage;
+    let prefix = source
+        .index
+        .map_or_else(String::new, |index| format!("track{index}-"));
+    let original = context
+        .scratch
+        .fetch(
+            storage,
+            &ArtifactKey::from_stored(&source.track.key),
+            &format!("{prefix}original"),
+        )
+        .await?;
     let expected = context.job.audio_duration_seconds;
     let folder = context.scratch.folder().to_owned();
-    let (stop, meter) = (context.stop.clone(), context.progress.clone());
-    let prepared =
-        blocking(move || decode(&original, &folder, mode, expected, &stop, &meter)).await?;
+    let (stop, decoding) = (context.stop.clone(), portion.part(0.0, DECODING_SHARE));
+    let (mode, name) = (source.mode, prefix.clone());
+    let prepared = blocking(move || {
+        decode(
+            &original,
+            &|index| track_path(&folder, &name, index),
+            mode,
+            expected,
+            &stop,
+            &decoding,
+        )
+    })
+    .await?;
+    let listening = portion.part(DECODING_SHARE, 1.0 - DECODING_SHARE);
+    let width = 1.0 / prepared.tracks.len() as f64;
+    let mut warnings = facts::damage_warning(&prepared.facts);
     let mut files = Vec::with_capacity(prepared.tracks.len());
-    let tracks = prepared.tracks.len();
     for (index, track) in prepared.tracks.iter().enumerate() {
-        let channel = match mode {
-            ChannelMode::Mix => None,
+        let channel = match source.mode {
+            ChannelMode::Mix => source.index,
             ChannelMode::Split => Some(u16::try_from(index).unwrap_or(u16::MAX)),
         };
-        let path = track_path(context.scratch.folder(), index);
-        let share = Share {
-            from: DECODING_SHARE + (1.0 - DECODING_SHARE) * index as f64 / tracks as f64,
-            width: (1.0 - DECODING_SHARE) / tracks as f64,
-        };
-        let speech_regions = find_speech(context, &path, track.duration(), share).await?;
+        let path = track_path(context.scratch.folder(), &prefix, index);
+        let part = listening.part(width * index as f64, width);
+        let speech_regions = find_speech(context, &path, track.duration(), part).await?;
         let key = ArtifactKey::prepared_audio(context.task.job_id, context.task.id, channel);
         context.scratch.store(storage, &path, &key).await?;
-        files.push(prepared_audio(track, channel, &key, speech_regions));
+        let named = channel.map_or_else(String::new, |channel| format!("ch{channel}: "));
+        warnings.extend(
+            track_warnings(&track.levels, speech_regions.is_empty())
+                .into_iter()
+                .map(|warning| format!("{named}{warning}")),
+        );
+        files.push(PreparedAudio {
+            offset: source.track.offset,
+            ..prepared_audio(track, channel, &key, speech_regions)
+        });
+        remove(&path);
     }
-    answer(&response(&prepared, files))
+    Ok(Done {
+        facts: prepared.facts,
+        files,
+        warnings,
+    })
 }
 
-fn track_path(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("track{index}.wav"))
+fn track_path(folder: &Path, prefix: &str, index: usize) -> PathBuf {
+    folder.join(format!("{prefix}prepared{index}.wav"))
 }
 
-/// Decodes and resamples the upload to one WAV per track.
+/// Makes room for the next file; the task's folder goes at its end anyway.
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "a stored file could not be removed");
+    }
+}
+
+/// Decodes and resamples a file to one WAV per track.
 fn decode(
     original: &Path,
-    folder: &Path,
+    path: &dyn Fn(usize) -> PathBuf,
     channels: ChannelMode,
     expected: f64,
     stop: &Stop,
-    meter: &ProgressMeter,
+    portion: &Portion,
 ) -> StageResult<Prepared> {
     let options = PrepareOptions {
         channels,
@@ -90,39 +193,28 @@ fn decode(
         AudioInput::open(original)?,
         &options,
         &mut |index| {
-            let file = std::fs::File::create(track_path(folder, index))?;
+            let file = std::fs::File::create(path(index))?;
             Ok::<_, AudioError>(std::io::BufWriter::new(file))
         },
         &mut |progress| {
             let total = progress.total.unwrap_or(expected).max(progress.done);
-            if total > 0.0 {
-                meter.report(expected * DECODING_SHARE * progress.done / total, expected);
-            }
+            portion.report(progress.done, total);
         },
         stop.raised(),
     )?)
-}
-
-/// A part of the whole task's work.
-#[derive(Clone, Copy)]
-struct Share {
-    from: f64,
-    width: f64,
 }
 
 async fn find_speech(
     context: &TaskContext<'_>,
     path: &Path,
     duration: f64,
-    share: Share,
+    portion: Portion,
 ) -> StageResult<Vec<Interval>> {
     let finder = context.environment.speech.clone();
-    let (meter, expected) = (context.progress.clone(), context.job.audio_duration_seconds);
     let control = Control {
         cancel: context.stop.flag().clone(),
         progress: Some(std::sync::Arc::new(move |seconds: f64| {
-            let done = share.from + share.width * (seconds / duration.max(f64::EPSILON)).min(1.0);
-            meter.report(expected * done, expected);
+            portion.report(seconds, duration);
         })),
         ..Control::default()
     };
@@ -150,95 +242,5 @@ fn prepared_audio(
             .iter()
             .map(|&(low, high)| (unit(low), unit(high)))
             .collect(),
-    }
-}
-
-fn response(prepared: &Prepared, files: Vec<PreparedAudio>) -> PrepareResponse {
-    let facts = &prepared.facts;
-    let duration: f64 = files.iter().map(|file| file.duration).sum();
-    let speech: f64 = files.iter().map(|file| total(&file.speech_regions)).sum();
-    let mut warnings = Vec::new();
-    if facts.damaged > DAMAGED_SECONDS {
-        warnings.push(format!(
-            "{:.1}s of the file could not be decoded and count as silence",
-            facts.damaged
-        ));
-    }
-    for (track, file) in prepared.tracks.iter().zip(&files) {
-        let prefix = file
-            .channel
-            .map_or_else(String::new, |channel| format!("ch{channel}: "));
-        warnings.extend(
-            track_warnings(&track.levels, file.speech_regions.is_empty())
-                .into_iter()
-                .map(|warning| format!("{prefix}{warning}")),
-        );
-    }
-    PrepareResponse {
-        source: SourceAudio {
-            format: facts.format.clone(),
-            codec: facts.codec.clone(),
-            duration: facts.duration,
-            sample_rate: facts.sample_rate,
-            channels: facts.channels,
-            bit_depth: facts.bit_depth,
-        },
-        channel_files: files,
-        speech_ratio: if duration > 0.0 {
-            (speech / duration).clamp(0.0, 1.0)
-        } else {
-            0.0
-        },
-        warnings,
-    }
-}
-
-/// What a user should know about how one track sounds.
-fn track_warnings(levels: &Levels, speechless: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if levels.clipped >= CLIPPED_SHARE {
-        warnings.push(format!(
-            "the audio is clipped ({:.1}% of samples at full scale); words may be misheard",
-            levels.clipped * 100.0
-        ));
-    }
-    if levels.rms_dbfs < ALMOST_SILENT_DBFS {
-        warnings.push(format!(
-            "the audio is almost silent ({:.0} dBFS)",
-            levels.rms_dbfs
-        ));
-    }
-    if speechless {
-        warnings.push("no speech was found in the audio".to_owned());
-    }
-    warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn warnings_say_what_is_wrong_with_the_sound_and_nothing_else() {
-        let levels = |rms_dbfs, clipped| Levels {
-            rms_dbfs,
-            peak_dbfs: 0.0,
-            clipped,
-            silent: 0.0,
-        };
-        let check = |levels: Levels, speechless, expected: &[&str]| {
-            let found = track_warnings(&levels, speechless);
-            assert_eq!(found.len(), expected.len(), "{found:?}");
-            for (warning, part) in found.iter().zip(expected) {
-                assert!(warning.contains(part), "{warning}");
-            }
-        };
-        check(levels(-20.0, 0.0), false, &[]);
-        check(levels(-3.0, 0.05), false, &["clipped (5.0%"]);
-        check(
-            levels(-80.0, 0.0),
-            true,
-            &["almost silent (-80 dBFS)", "no speech"],
-        );
     }
 }

@@ -1,0 +1,210 @@
+//! Speech that one channel's microphone picked up from another's speaker. The same word at the same time on two channels,
+//! clearly quieter on one of them, was said once: it stays on the louder channel. Two people who say the same word at
+//! about the same level both said it.
+
+use dalston_schema::task::PreparedAudio;
+use dalston_schema::transcript::{TranscriptSegment, Word};
+
+use super::text::{join_texts, spoken};
+
+/// Starts of the same word on two channels are at most this far apart, seconds.
+const SAME_TIME: f64 = 0.3;
+/// Bled speech is at least this much quieter: 6 dB.
+const QUIETER: f64 = 0.5;
+
+/// Removes bled words from the channels; `channels[i]` are the segments of `files[i]`, on the job's clock. Answers how
+/// many words went.
+pub fn remove(
+    channels: &mut [Vec<TranscriptSegment>],
+    files: &[&PreparedAudio],
+    language: &str,
+) -> usize {
+    let heard: Vec<Vec<Heard>> = channels.iter().map(|segments| hear(segments)).collect();
+    let mut bled: Vec<Vec<bool>> = heard.iter().map(|words| vec![false; words.len()]).collect();
+    for first in 0..heard.len() {
+        for second in first + 1..heard.len() {
+            for (here, word) in heard[first].iter().enumerate() {
+                let Some(there) = twin(word, &heard[second]) else {
+                    continue;
+                };
+                let loud = level(files[first], word);
+                let other = level(files[second], &heard[second][there]);
+                if other < loud * QUIETER {
+                    bled[second][there] = true;
+                } else if loud < other * QUIETER {
+                    bled[first][here] = true;
+                }
+            }
+        }
+    }
+    let mut removed = 0;
+    for ((segments, heard), bled) in channels.iter_mut().zip(&heard).zip(&bled) {
+        if bled.contains(&true) {
+            removed += bled.iter().filter(|bled| **bled).count();
+            drop_words(segments, heard, bled, language);
+        }
+    }
+    removed
+}
+
+/// A word, or the whole text of a segment without words.
+struct Heard {
+    segment: usize,
+    spoken: String,
+    start: f64,
+    end: f64,
+}
+
+/// In order of start, as segments and their words are.
+fn hear(segments: &[TranscriptSegment]) -> Vec<Heard> {
+    let mut heard = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let mut push = |text: &str, start, end| {
+            heard.push(Heard {
+                segment: index,
+                spoken: spoken(text),
+                start,
+                end,
+            });
+        };
+        match &segment.words {
+            Some(words) => words
+                .iter()
+                .for_each(|word| push(&word.text, word.start, word.end)),
+            None => push(&segment.text, segment.start, segment.end),
+        }
+    }
+    heard.sort_by(|a, b| a.start.total_cmp(&b.start));
+    heard
+}
+
+/// The nearest of the same words at the same time.
+fn twin(word: &Heard, others: &[Heard]) -> Option<usize> {
+    if word.spoken.is_empty() {
+        return None;
+    }
+    let from = others.partition_point(|other| other.start < word.start - SAME_TIME);
+    others[from..]
+        .iter()
+        .enumerate()
+        .take_while(|(_, other)| other.start <= word.start + SAME_TIME)
+        .filter(|(_, other)| other.spoken == word.spoken)
+        .min_by(|(_, a), (_, b)| {
+            let distance = |other: &Heard| (other.start - word.start).abs();
+            distance(a).total_cmp(&distance(b))
+        })
+        .map(|(index, _)| from + index)
+}
+
+/// The highest level of a file around a word, 0–1, from its waveform.
+fn level(file: &PreparedAudio, word: &Heard) -> f64 {
+    if file.peaks.is_empty() || file.duration <= 0.0 {
+        return 0.0;
+    }
+    let bucket = file.duration / file.peaks.len() as f64;
+    let at =
+        |time: f64| (((time - file.offset) / bucket).max(0.0) as usize).min(file.peaks.len() - 1);
+    file.peaks[at(word.start)..=at(word.end).max(at(word.start))]
+        .iter()
+        .map(|&(low, high)| f64::from(high.max(-low)))
+        .fold(0.0, f64::max)
+}
+
+fn drop_words(
+    segments: &mut Vec<TranscriptSegment>,
+    heard: &[Heard],
+    bled: &[bool],
+    language: &str,
+) {
+    let gone: Vec<&Heard> = heard
+        .iter()
+        .zip(bled)
+        .filter_map(|(word, bled)| bled.then_some(word))
+        .collect();
+    let mut index = 0;
+    segments.retain_mut(|segment| {
+        let of_segment: Vec<&&Heard> = gone.iter().filter(|word| word.segment == index).collect();
+        index += 1;
+        if of_segment.is_empty() {
+            return true;
+        }
+        let Some(words) = &mut segment.words else {
+            return false;
+        };
+        words.retain(|word| {
+            !of_segment
+                .iter()
+                .any(|gone| gone.start == word.start && gone.spoken == spoken(&word.text))
+        });
+        let (Some(first), Some(last)) = (words.first(), words.last()) else {
+            return false;
+        };
+        (segment.start, segment.end) = (first.start, last.end);
+        segment.text = join_texts(words.iter().map(|word: &Word| word.text.as_str()), language);
+        segment.tokens = None;
+        true
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+    use crate::assemble::tests::placed;
+
+    /// A file of ten seconds, a peak a second.
+    fn file(channel: u16, levels: [f32; 10]) -> PreparedAudio {
+        PreparedAudio {
+            channel: Some(channel),
+            duration: 10.0,
+            peaks: levels.map(|level| (-level, level)).to_vec(),
+            ..PreparedAudio::default()
+        }
+    }
+
+    fn texts(segments: &[TranscriptSegment]) -> Vec<&str> {
+        segments
+            .iter()
+            .map(|segment| segment.text.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn bled_words_stay_on_the_louder_channel_and_what_both_said_stays_on_both() {
+        let loud_first = [0.8, 0.8, 0.8, 0.8, 0.8, 0.1, 0.1, 0.1, 0.6, 0.6];
+        let loud_second = [0.1, 0.1, 0.1, 0.1, 0.1, 0.8, 0.8, 0.8, 0.6, 0.6];
+        let files = [file(0, loud_first), file(1, loud_second)];
+        let mut channels = vec![
+            vec![
+                placed(&[("Good", 0.5), ("morning.", 1.0)]),
+                placed(&[("fine", 6.5)]),
+                placed(&[("Bye.", 8.5)]),
+            ],
+            vec![
+                placed(&[("good", 0.6), ("morning", 1.1), ("Hello", 5.2)]),
+                placed(&[("fine", 6.4), ("thanks", 7.0)]),
+                placed(&[("Bye", 8.5)]),
+            ],
+        ];
+        let removed = remove(&mut channels, &[&files[0], &files[1]], "en");
+        assert_eq!(removed, 3);
+        assert_eq!(texts(&channels[0]), ["Good morning.", "Bye."]);
+        assert_eq!(texts(&channels[1]), ["Hello", "fine thanks", "Bye"]);
+        assert_eq!(channels[1][0].start, 5.2);
+    }
+
+    #[test]
+    fn segments_without_words_are_compared_as_they_are() {
+        let wordless = |text: &str, start| TranscriptSegment {
+            words: None,
+            ..placed(&[(text, start)])
+        };
+        let files = [file(0, [0.9; 10]), file(1, [0.2; 10])];
+        let mut channels = vec![
+            vec![wordless("All the same", 1.0)],
+            vec![wordless("all the same.", 1.1), wordless("but this", 3.0)],
+        ];
+        assert_eq!(remove(&mut channels, &[&files[0], &files[1]], "en"), 1);
+        assert_eq!(texts(&channels[1]), ["but this"]);
+    }
+}
