@@ -2,10 +2,10 @@
 //! `scipy.cluster.hierarchy.linkage(points, "centroid")` and `fcluster(…, "distance")` compute, inversions included: a
 //! cluster may lie closer to a third than its halves did, so a merge can be lower than the one before.
 //!
-//! The search is the nearest-neighbour list of Anderberg (1973): every cluster remembers its nearest among those after
-//! it, which makes the usual cost O(n²) for one matrix of distances.
+//! The search is the generic algorithm of Müllner (2011): every cluster remembers its nearest among those after it, or a
+//! bound of its distance, which makes the usual cost O(n²) for one matrix of distances.
 
-use ndarray::{ArrayView2, Axis};
+use ndarray::ArrayView2;
 
 use crate::error::Result;
 use crate::session::RunGuard;
@@ -32,21 +32,20 @@ struct Distances {
 impl Distances {
     /// Of `points` `[n, dimensions]`.
     fn of(points: ArrayView2<'_, f64>, run: &RunGuard) -> Result<Self> {
-        const ROWS: usize = 256;
-        let n = points.nrows();
-        let norms: Vec<f64> = points.outer_iter().map(|row| row.dot(&row)).collect();
+        let points = points.as_standard_layout();
+        let rows: Vec<&[f64]> = points
+            .outer_iter()
+            .filter_map(|row| row.to_slice())
+            .collect();
+        let n = rows.len();
         let mut squared = Vec::with_capacity(n * n.saturating_sub(1) / 2);
-        for (block, rows) in points.axis_chunks_iter(Axis(0), ROWS).enumerate() {
+        for (i, row) in rows.iter().enumerate() {
             run.check()?;
-            let first = block * ROWS;
-            let products = rows.dot(&points.slice(ndarray::s![first.., ..]).t());
-            for (at, row) in products.outer_iter().enumerate() {
-                let i = first + at;
-                let pairs = row.iter().enumerate().skip(at + 1);
-                squared.extend(pairs.map(|(offset, product)| {
-                    (norms[i] + norms[first + offset] - 2.0 * product).max(0.0)
-                }));
-            }
+            squared.extend(
+                rows[i + 1..]
+                    .iter()
+                    .map(|other| squared_distance(row, other)),
+            );
         }
         Ok(Self { n, squared })
     }
@@ -76,6 +75,22 @@ impl Distances {
     }
 }
 
+/// Summed in lanes, which is what makes it fast.
+fn squared_distance(a: &[f64], b: &[f64]) -> f64 {
+    const LANES: usize = 8;
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            let difference = a[lane] - b[lane];
+            sums[lane] += difference * difference;
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b));
+    sums.iter().sum::<f64>() + rest.sum::<f64>()
+}
+
 /// Joins `points` `[n, dimensions]`, each with the mass of as many points, until one cluster is left or `stop` answers
 /// true for the next merge's distance and the number of clusters that are left before it.
 ///
@@ -97,14 +112,7 @@ pub fn centroid_linkage(
     let mut merges = Vec::with_capacity(n.saturating_sub(1));
     while merges.len() + 1 < n {
         run.check()?;
-        let mut closest = (0, f64::INFINITY);
-        for (i, &(_, distance)) in nearest.iter().enumerate() {
-            if mass[i] > 0.0 && distance < closest.1 {
-                closest = (i, distance);
-            }
-        }
-        let (gone, squared) = closest;
-        let kept = nearest[gone].0;
+        let (gone, kept, squared) = closest_pair(&distances, &mass, &mut nearest);
         if gone == kept || stop(squared.sqrt(), n - merges.len()) {
             break;
         }
@@ -126,19 +134,39 @@ pub fn centroid_linkage(
             let at = distances.index(i, kept);
             distances.squared[at] = joined.max(0.0);
         }
-        for i in (0..n).filter(|&i| mass[i] > 0.0) {
-            let neighbour = nearest[i].0;
-            if i == kept || neighbour == gone || neighbour == kept {
-                nearest[i] = distances.nearest_after(i, &mass);
-            } else if i < kept {
-                let distance = distances.get(i, kept);
-                if distance < nearest[i].1 {
-                    nearest[i] = (kept, distance);
-                }
+        nearest[kept] = distances.nearest_after(kept, &mass);
+        for i in (0..kept).filter(|&i| mass[i] > 0.0) {
+            let distance = distances.get(i, kept);
+            // Where the neighbour is gone or farther now, the old distance stays as a bound.
+            if distance <= nearest[i].1 {
+                nearest[i] = (kept, distance);
             }
         }
     }
     Ok(merges)
+}
+
+/// The two clusters that are closest, the lower first, and their squared distance. `nearest` holds a bound for clusters
+/// whose neighbour has changed; the true neighbour is searched only for those that the bound puts first.
+fn closest_pair(
+    distances: &Distances,
+    mass: &[f64],
+    nearest: &mut [(usize, f64)],
+) -> (usize, usize, f64) {
+    loop {
+        let mut closest = (0, f64::INFINITY);
+        for (i, &(_, bound)) in nearest.iter().enumerate() {
+            if bound < closest.1 && mass[i] > 0.0 {
+                closest = (i, bound);
+            }
+        }
+        let (i, bound) = closest;
+        let neighbour = nearest[i].0;
+        if neighbour == i || (mass[neighbour] > 0.0 && distances.get(i, neighbour) <= bound) {
+            return (i, neighbour, bound);
+        }
+        nearest[i] = distances.nearest_after(i, mass);
+    }
 }
 
 /// Cuts a whole tree over `n` points: every subtree whose merges are all at most `limit` high is one cluster. Clusters are
