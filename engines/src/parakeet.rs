@@ -29,6 +29,10 @@ use folder::{Graphs, ParakeetFolder};
 use pipeline::{Decoder, Parakeet, PipelineOptions};
 use transducer::network::Network;
 
+/// Feature frames in one call of the encoder on a CPU: 30 s. Short utterances share the cost of a call; long windows gain
+/// nothing together, and the attention of a few would take memory by the hundreds of megabytes.
+const CPU_FRAMES: usize = 3_000;
+
 /// The engine as the registry lists it.
 pub const SPEC: EngineSpec = EngineSpec {
     id: "parakeet",
@@ -68,7 +72,10 @@ pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<T
     let options = PipelineOptions {
         threads: options.threads,
         batch_size: options.batch_size,
-        encoded_at_once: options.batch_size,
+        frames_at_once: match runtime.device() {
+            Device::Cuda => usize::MAX,
+            Device::Auto | Device::Cpu => CPU_FRAMES,
+        },
         longest_s: windows::LONGEST,
     };
     TranscriberHandle::spawn(&name, open(runtime, folder, options)?)

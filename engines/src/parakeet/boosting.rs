@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use super::vocabulary::Vocabulary;
 
 /// Natural log-probability that each letter of a phrase is worth.
-const BONUS: f32 = 1.0;
+const BONUS: f32 = 0.5;
 /// How much worse than the best the first piece of a phrase may be. More costs trials that come to nothing.
-const START_ALLOWANCE: f32 = 5.0;
+const START_ALLOWANCE: f32 = 3.0;
 /// Most a phrase may cost, however long it is: beyond it the audio says something else.
-const MOST: f32 = 16.0;
+const MOST: f32 = 8.0;
 /// Steps without a piece of the phrase after which a trial has failed: two seconds of encoder frames.
 const PATIENCE: usize = 25;
 
@@ -50,12 +50,14 @@ pub(crate) struct Trial {
 }
 
 /// What a trial says about one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Step {
-    /// The token to take.
-    pub token: usize,
-    /// Whether the trial has ended and its tokens stand.
-    pub is_over: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// To take this token and go on.
+    Take(usize),
+    /// That it has ended, and what was taken stands.
+    Over,
+    /// That the phrase has not come: everything since the beginning has to be taken back.
+    Failed,
 }
 
 impl Phrases {
@@ -130,9 +132,15 @@ impl Phrases {
         any.then_some(Self { nodes, starts_anew })
     }
 
-    /// Most that a phrase through a node may cost.
+    /// Most that a trial may have cost at a node: what the longest phrase through it earns, or the one that ends there.
     fn budget(&self, node: usize) -> f32 {
-        (BONUS * self.nodes[node].longest as f32).min(MOST)
+        let Node {
+            is_end,
+            depth,
+            longest,
+            ..
+        } = self.nodes[node];
+        (BONUS * if is_end { depth } else { longest } as f32).min(MOST)
     }
 
     /// The piece of those that lead on from a node with the best score, its bonus counted: `(score, piece, to)`.
@@ -153,6 +161,14 @@ impl Phrases {
             .max_by(|a, b| a.0.total_cmp(&b.0))
     }
 
+    /// A token that leads on from a node, and where to.
+    fn leading_on(&self, node: usize, token: usize, without: &[usize]) -> Option<(usize, usize)> {
+        let mut pieces = self.nodes[node].pieces.iter();
+        pieces
+            .find(|(piece, _)| *piece == token && !without.contains(piece))
+            .copied()
+    }
+
     /// Begins a trial where the first piece of a phrase is nearly as good as the `best` token. Answers it with the
     /// piece. Tokens in `without` cannot begin one.
     pub(crate) fn begin(
@@ -161,7 +177,10 @@ impl Phrases {
         best: usize,
         without: &[usize],
     ) -> Option<(Trial, usize)> {
-        let (_, piece, node) = self.best_piece(0, scores, without)?;
+        let (piece, node) = self.leading_on(0, best, without).or_else(|| {
+            let (_, piece, node) = self.best_piece(0, scores, without)?;
+            Some((piece, node))
+        })?;
         let cost = scores[best] - scores[piece];
         (cost <= START_ALLOWANCE.min(self.budget(node))).then_some((
             Trial {
@@ -181,70 +200,51 @@ fn child(node: &Node, letter: char) -> Option<usize> {
 }
 
 impl Trial {
-    /// Chooses the token of one step. `idle` are tokens that say nothing (the blank, and a repetition in CTC). `None`
-    /// when the phrase has not come and everything since the beginning has to be taken back.
+    /// Chooses the token of one step. `idle` are tokens that say nothing: the blank, and a repetition in CTC.
     pub(crate) fn step(
         &mut self,
         phrases: &Phrases,
         scores: &[f32],
         best: usize,
         idle: &[usize],
-    ) -> Option<Step> {
-        let node = &phrases.nodes[self.node];
-        let going_on = |token| {
-            Some(Step {
-                token,
-                is_over: false,
-            })
+    ) -> Step {
+        if let Some((_, to)) = phrases.leading_on(self.node, best, idle) {
+            self.node = to;
+            self.n_idle = 0;
+            return Step::Take(best);
+        }
+        let failed = if self.has_deviated {
+            Step::Failed
+        } else {
+            Step::Over
         };
-        let over = Some(Step {
-            token: best,
-            is_over: true,
-        });
-        let leads_on = node
-            .pieces
-            .iter()
-            .find(|(piece, _)| *piece == best && !idle.contains(piece));
-        if node.is_end {
-            return match leads_on {
-                Some((_, to)) => {
-                    self.node = *to;
-                    going_on(best)
-                }
-                None if idle.contains(&best) => going_on(best),
-                None if phrases.starts_anew[best] || !self.has_deviated => over,
-                None => None,
+        let rests = idle.contains(&best);
+        if phrases.nodes[self.node].is_end {
+            return match (rests, phrases.starts_anew[best]) {
+                (true, _) => Step::Take(best),
+                (false, true) => Step::Over,
+                (false, false) => failed,
             };
         }
-        let failed = if self.has_deviated { None } else { over };
         let resting = idle
             .iter()
             .copied()
             .max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         let piece = phrases.best_piece(self.node, scores, idle);
-        let rests = match (resting, piece) {
-            (Some(resting), Some((score, ..))) => scores[resting] > score,
-            (resting, _) => resting.is_some(),
+        let (token, to) = match (resting, piece) {
+            (Some(resting), Some((score, ..))) if scores[resting] > score => (resting, self.node),
+            (_, Some((_, piece, to))) => (piece, to),
+            (Some(resting), None) => (resting, self.node),
+            (None, None) => return failed,
         };
-        let (token, to) = match (rests, resting, piece) {
-            (true, Some(resting), _) => (resting, self.node),
-            (_, _, Some((_, piece, to))) => (piece, to),
-            _ => return failed,
-        };
-        let spent = self.spent + scores[best] - scores[token];
-        let budget = if phrases.nodes[to].is_end {
-            (BONUS * phrases.nodes[to].depth as f32).min(MOST)
-        } else {
-            phrases.budget(to)
-        };
-        self.n_idle = if rests { self.n_idle + 1 } else { 0 };
-        if spent > budget || self.n_idle > PATIENCE {
+        self.n_idle = if to == self.node { self.n_idle + 1 } else { 0 };
+        self.spent += scores[best] - scores[token];
+        if self.spent > phrases.budget(to) || self.n_idle > PATIENCE {
             return failed;
         }
-        self.spent = spent;
         self.has_deviated |= token != best;
         self.node = to;
-        going_on(token)
+        Step::Take(token)
     }
 
     /// Whether what was heard may stand when the audio ends.

@@ -3,7 +3,7 @@
 
 use ndarray::ArrayView2;
 
-use super::boosting::{Phrases, Trial};
+use super::boosting::{Phrases, Step, Trial};
 use super::token::{Token, maximum};
 
 /// Where the decoding of a window stands.
@@ -53,15 +53,13 @@ pub(super) fn decode(
                 let idle = [blank, at.last];
                 if let Some((running, _)) = &mut trial {
                     match running.step(phrases, scores, chosen, &idle) {
-                        Some(step) => {
-                            chosen = step.token;
-                            if step.is_over {
-                                trial = None;
-                            }
-                        }
-                        None => failed = true,
+                        Step::Take(token) => chosen = token,
+                        Step::Failed => failed = true,
+                        Step::Over => trial = None,
                     }
-                } else if refuted != Some(at.frame)
+                }
+                if trial.is_none()
+                    && refuted != Some(at.frame)
                     && let Some((begun, piece)) = phrases.begin(scores, chosen, &idle)
                 {
                     trial = Some((begun, at.clone()));

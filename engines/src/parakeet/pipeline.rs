@@ -35,8 +35,8 @@ pub struct PipelineOptions {
     pub threads: usize,
     /// Windows in one batch.
     pub batch_size: usize,
-    /// Windows in one call of the encoder, all of about one length.
-    pub encoded_at_once: usize,
+    /// Feature frames in one call of the encoder, over all its windows; one window is always taken.
+    pub frames_at_once: usize,
     /// Longest window, seconds.
     pub longest_s: f64,
 }
@@ -159,7 +159,7 @@ impl Parakeet {
             let longest = frames[order[from]];
             let alike = order[from..]
                 .iter()
-                .take(self.options.encoded_at_once.max(1))
+                .take((self.options.frames_at_once / longest).max(1))
                 .take_while(|&&at| frames[at] as f64 >= SAME_LENGTH * longest as f64)
                 .count();
             self.encode(

@@ -48,7 +48,7 @@ pub fn load(folder: &Path, precision: Precision, longest_s: f64) -> TranscriberH
     let options = PipelineOptions {
         threads: 1,
         batch_size: 8,
-        encoded_at_once: 4,
+        frames_at_once: 3_000,
         longest_s,
     };
     let model = parakeet::open(&runtime(), folder, options).unwrap();

@@ -63,14 +63,11 @@ fn word_starts(folder: &str, ids: &[u32], timestamps: &[f64]) -> Vec<f64> {
         .collect();
     let mut starts = Vec::new();
     for (at, (id, time)) in ids.iter().zip(timestamps).enumerate() {
-        // A space alone before punctuation starts no word.
+        // A space starts a word where a letter follows, in this piece or in the next.
         let next = ids.get(at + 1).map_or("", |next| pieces[*next as usize]);
-        let piece = pieces[*id as usize];
-        let text: String = format!("{piece}{next}")
-            .chars()
-            .filter(|c| *c != '▁')
-            .collect();
-        if at == 0 || (piece.starts_with('▁') && text.starts_with(char::is_alphanumeric)) {
+        let both = format!("{}{next}", pieces[*id as usize]);
+        let rest = both.strip_prefix('▁').unwrap_or_default();
+        if at == 0 || rest.starts_with(char::is_alphanumeric) {
             starts.push(*time);
         }
     }

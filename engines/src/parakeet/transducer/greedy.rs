@@ -3,7 +3,7 @@
 
 use super::network::{Network, Prediction};
 use crate::error::Result;
-use crate::parakeet::boosting::{Phrases, Trial};
+use crate::parakeet::boosting::{Phrases, Step, Trial};
 use crate::parakeet::token::{Token, log_probability, maximum};
 use crate::session::RunGuard;
 
@@ -173,11 +173,11 @@ impl<'a> Stream<'a> {
         blank: usize,
     ) -> Option<usize> {
         if let Some((trial, _)) = &mut self.trial {
-            let step = trial.step(phrases, scores, best, &[blank])?;
-            if step.is_over {
-                self.trial = None;
+            match trial.step(phrases, scores, best, &[blank]) {
+                Step::Take(token) => return Some(token),
+                Step::Failed => return None,
+                Step::Over => self.trial = None,
             }
-            return Some(step.token);
         }
         let here = (self.at.frame, self.at.n_here);
         if self.refuted == Some(here) {
@@ -190,5 +190,110 @@ impl<'a> Stream<'a> {
             }
             None => Some(best),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use std::path::{Path, PathBuf};
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::parakeet::folder::NetworkGraphs;
+    use crate::session::{Device, Runtime, RuntimeOptions};
+
+    #[derive(Deserialize)]
+    struct Clip {
+        ids: Vec<u32>,
+        frames: Vec<usize>,
+    }
+
+    /// A plain transducer's states and what NeMo heard in them.
+    fn clip() -> (Vec<f32>, Clip) {
+        let golden = models().join("parakeet-streaming-nano/golden");
+        let states = std::fs::read(golden.join("clip0.states.f32")).unwrap();
+        let states = states
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        let clip =
+            serde_json::from_slice(&std::fs::read(golden.join("clip0.json")).unwrap()).unwrap();
+        (states, clip)
+    }
+
+    fn models() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+    }
+
+    fn guard() -> RunGuard {
+        let options = RuntimeOptions {
+            device: Device::Cpu,
+            library: None,
+        };
+        Runtime::load(&options).unwrap();
+        RunGuard::new().unwrap()
+    }
+
+    fn window(states: &[f32]) -> Window<'_> {
+        Window {
+            states,
+            n_frames: states.len() / 96,
+            phrases: None,
+        }
+    }
+
+    #[test]
+    fn a_plain_transducer_equals_the_reference_from_one_graph_and_from_two() {
+        let folder = models().join("parakeet-streaming-nano");
+        let graphs = [
+            NetworkGraphs::Joined(folder.join("decoder_joint.onnx")),
+            NetworkGraphs::Split {
+                decoder: folder.join("decoder.onnx"),
+                joiner: folder.join("joiner.onnx"),
+            },
+        ];
+        let (states, clip) = clip();
+        for graphs in graphs {
+            let network = Network::read(&graphs, 257).unwrap();
+            assert_eq!(network.n_outputs(), 257);
+            let tokens = decode(&network, &[window(&states)], 10, &guard())
+                .unwrap()
+                .remove(0);
+            let (ids, frames): (Vec<u32>, Vec<usize>) =
+                tokens.iter().map(|token| (token.id, token.frame)).unzip();
+            assert_eq!((ids, frames), (clip.ids.clone(), clip.frames.clone()));
+        }
+    }
+
+    #[test]
+    fn windows_in_step_say_what_each_says_alone() {
+        let folder = models().join("parakeet-tdt-nano");
+        for file in ["decoder_joint-model.onnx", "decoder_joint-model.int8.onnx"] {
+            let network = Network::read(&NetworkGraphs::Joined(folder.join(file)), 257).unwrap();
+            let (states, _) = clip();
+            let windows: Vec<Window<'_>> =
+                [23, 11, 0, 17, 5].map(|n| window(&states[..n * 96])).into();
+            let run = guard();
+            let together = decode(&network, &windows, 10, &run).unwrap();
+            for (window, together) in windows.iter().zip(&together) {
+                let alone = decode(&network, std::slice::from_ref(window), 10, &run)
+                    .unwrap()
+                    .remove(0);
+                assert_eq!(*together, alone);
+            }
+            assert!(!together[0].is_empty() && together[2].is_empty());
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_that_does_not_fit_the_network_is_refused() {
+        let graphs =
+            NetworkGraphs::Joined(models().join("parakeet-tdt-nano/decoder_joint-model.onnx"));
+        let error = Network::read(&graphs, 300).unwrap_err().to_string();
+        assert!(error.contains("vocabulary"), "{error}");
     }
 }
