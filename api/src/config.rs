@@ -9,6 +9,7 @@ use dalston_schema::storage::StorageConfig;
 use secrecy::SecretString;
 
 use crate::ingest::address_guard::Reach;
+pub use crate::native::hub::HubAccess;
 pub use crate::plan::WhenMissing;
 
 /// Configuration of one API process.
@@ -42,6 +43,8 @@ pub struct ApiConfig {
     pub unserved_wait: Duration,
     /// How long files are cut for several workers, when the request does not say.
     pub chunking: Chunking,
+    /// Where to ask about hub repositories.
+    pub hub: HubAccess,
     /// How long an OpenAI-compatible request waits for its transcript.
     pub sync_timeout: Duration,
     /// How long requests in flight may take to finish after a shutdown was asked for.
@@ -72,6 +75,7 @@ impl ApiConfig {
             when_missing: WhenMissing::FailFast,
             unserved_wait: Duration::from_secs(300),
             chunking: Chunking::default(),
+            hub: HubAccess::default(),
             sync_timeout: Duration::from_secs(300),
             shutdown_grace: Duration::from_secs(10),
         }

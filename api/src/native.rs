@@ -3,9 +3,11 @@
 pub mod audio;
 pub mod engines;
 pub mod export;
+pub mod hub;
 pub mod job_object;
 pub mod keys;
 pub mod list;
+pub mod model_object;
 pub mod models;
 pub mod request;
 pub mod stats;

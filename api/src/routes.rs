@@ -8,6 +8,7 @@ use crate::health::SystemApi;
 use crate::native::audio::AudioApi;
 use crate::native::engines::EnginesApi;
 use crate::native::export::ExportApi;
+use crate::native::hub::HubApi;
 use crate::native::keys::KeysApi;
 use crate::native::models::ModelsApi;
 use crate::native::stats::StatsApi;
@@ -38,7 +39,10 @@ type Apis = (
     StatsApi,
     // POST                     /v1/audio/translations                      (OpenAI)
     TranslationsApi,
+    // POST · GET               /v1/models/hf/resolve · /v1/models/hf/mappings
+    HubApi,
     // GET                      /v1/models · /v1/models/{id}                (native and OpenAI)
+    // PATCH · DELETE · POST    /v1/models/{id} · /v1/models/{id}/pull · /v1/models/sync
     ModelsApi,
     // GET                      /v1/engines · /v1/engines/capabilities
     EnginesApi,
@@ -61,6 +65,7 @@ pub fn service(app: &App) -> OpenApiService<Apis, ()> {
         TasksApi(app.clone()),
         StatsApi(app.clone()),
         TranslationsApi(app.clone()),
+        HubApi(app.clone()),
         ModelsApi(app.clone()),
         EnginesApi(app.clone()),
         KeysApi(app.clone()),

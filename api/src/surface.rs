@@ -41,8 +41,15 @@ where
     let method = request.method().clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let path = request.uri().path().to_owned();
-    if let Some(uri) = one_segment_model(request.uri()) {
+    if let Some(uri) = one_segment_model(request.method(), request.uri()) {
         *request.uri_mut() = uri;
+    }
+    if is_pull(&method, &path) {
+        // A pull may come without a body, and so without its type, which the parser wants nevertheless.
+        let headers = request.headers_mut();
+        headers
+            .entry(header::CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/json"));
     }
     request.extensions_mut().insert(id.clone());
 
@@ -99,17 +106,28 @@ fn refuse(error: &poem::Error, path: &str) -> Response {
 }
 
 /// Model ids contain slashes; clients send them encoded or not. Makes them one path segment for the router.
-fn one_segment_model(uri: &Uri) -> Option<Uri> {
-    let id = uri.path().strip_prefix("/v1/models/")?;
+fn one_segment_model(method: &Method, uri: &Uri) -> Option<Uri> {
+    let rest = uri.path().strip_prefix("/v1/models/")?;
+    if matches!(rest, "hf/resolve" | "hf/mappings") {
+        return None;
+    }
+    let (id, action) = match rest.strip_suffix("/pull") {
+        Some(id) if *method == Method::POST => (id, "/pull"),
+        _ => (rest, ""),
+    };
     if !id.contains('/') {
         return None;
     }
-    let mut rewritten = format!("/v1/models/{}", id.replace('/', "%2F"));
+    let mut rewritten = format!("/v1/models/{}{action}", id.replace('/', "%2F"));
     if let Some(query) = uri.query() {
         rewritten.push('?');
         rewritten.push_str(query);
     }
     rewritten.parse().ok()
+}
+
+fn is_pull(method: &Method, path: &str) -> bool {
+    *method == Method::POST && path.starts_with("/v1/models/") && path.ends_with("/pull")
 }
 
 fn is_preflight(request: &Request) -> bool {
@@ -235,14 +253,21 @@ mod tests {
 
     #[test]
     fn a_model_id_with_slashes_becomes_one_segment() {
-        let rewritten = |uri: &'static str| {
-            one_segment_model(&Uri::from_static(uri)).map(|uri| uri.to_string())
+        let with = |method: Method, uri: &'static str| {
+            one_segment_model(&method, &Uri::from_static(uri)).map(|uri| uri.to_string())
         };
+        let rewritten = |uri| with(Method::GET, uri);
         assert_eq!(
             rewritten("/v1/models/a/b?x=1"),
             Some("/v1/models/a%2Fb?x=1".into())
         );
         assert_eq!(rewritten("/v1/models/a%2Fb"), None);
         assert_eq!(rewritten("/v1/models"), None);
+        assert_eq!(
+            with(Method::POST, "/v1/models/a/b/pull"),
+            Some("/v1/models/a%2Fb/pull".into())
+        );
+        assert_eq!(with(Method::POST, "/v1/models/a%2Fb/pull"), None);
+        assert_eq!(with(Method::POST, "/v1/models/hf/resolve"), None);
     }
 }

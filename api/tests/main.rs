@@ -6,6 +6,7 @@ mod document;
 mod events;
 mod ingest;
 mod jobs;
+mod models;
 mod openai;
 mod server;
 mod speakers;

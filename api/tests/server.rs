@@ -9,7 +9,7 @@ use dalston_api::{ApiConfig, App, serve};
 use dalston_schema::db::PgPool;
 use dalston_schema::db::keys::{self, NewApiKey};
 use dalston_schema::storage::StorageConfig;
-use dalston_schema::{ApiKeyId, Storage, TenantId};
+use dalston_schema::{ApiKeyId, Storage, TenantId, WorkerId};
 use dalston_test_postgres::TestDatabase;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -33,7 +33,7 @@ pub struct Server {
     pub folder: PathBuf,
     client: reqwest::Client,
     stop: CancellationToken,
-    _worker: Worker,
+    worker: Worker,
     _folder: tempfile::TempDir,
 }
 
@@ -89,7 +89,7 @@ impl Server {
                 .build()
                 .unwrap(),
             stop,
-            _worker: worker,
+            worker,
             _folder: directory,
         };
         server.key = server.new_key(&["admin"], None).await;
@@ -113,6 +113,11 @@ impl Server {
         };
         keys::create(&self.pool, &new).await.unwrap();
         key
+    }
+
+    /// Its worker.
+    pub fn worker(&self) -> WorkerId {
+        self.worker.id
     }
 
     pub fn url(&self, path: &str) -> String {

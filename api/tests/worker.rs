@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 pub const TEXT: &str = "Good morning. And welcome.";
 
 pub struct Worker {
-    id: WorkerId,
+    pub id: WorkerId,
     wanted: Vec<Wanted>,
 }
 

@@ -132,6 +132,23 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether a repository has all files that make a model, in one precision. Where no configuration tells, only the
+    /// name that hubs publish a graph under does, not the general one.
+    fn is_complete(&self, has: impl Fn(&str) -> bool) -> bool {
+        let part_is_there = |part: &Vec<String>| {
+            let names = if self.metadata.is_empty() {
+                &part[..part.len().min(1)]
+            } else {
+                &part[..]
+            };
+            names.iter().any(|name| has(name))
+        };
+        self.metadata.iter().all(|name| has(name))
+            && [Precision::Int8, Precision::Float]
+                .into_iter()
+                .any(|precision| self.parts(precision).iter().all(part_is_there))
+    }
+
     /// The parts with these weights.
     #[must_use]
     pub fn parts(&self, precision: Precision) -> &[Vec<String>] {
@@ -187,11 +204,22 @@ pub enum Meaning {
     Unknown,
 }
 
+/// What a hub's own labels of a repository say of the engine it is for, where its files do not decide.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HubHints {
+    /// By library.
+    pub libraries: BTreeMap<String, String>,
+    /// By tag.
+    pub tags: BTreeMap<String, String>,
+}
+
 /// The whole catalogue.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalogue {
     served_engines: Vec<String>,
+    hub: HubHints,
     layouts: BTreeMap<String, Layout>,
     models: Vec<Entry>,
     aliases: Vec<Alias>,
@@ -232,6 +260,30 @@ impl Catalogue {
     #[must_use]
     pub fn served_engines(&self) -> &[String] {
         &self.served_engines
+    }
+
+    /// What a hub's labels say.
+    #[must_use]
+    pub fn hub(&self) -> &HubHints {
+        &self.hub
+    }
+
+    /// The layout that a repository with these files is in, told by `has` and by the `model_type` of its configuration
+    /// where that is known. Of several the one that asks for most files.
+    #[must_use]
+    pub fn layout_of(
+        &self,
+        has: impl Fn(&str) -> bool,
+        model_type: Option<&str>,
+    ) -> Option<(&str, &Layout)> {
+        self.layouts()
+            .filter(|(_, layout)| {
+                let typed = layout.model_types.is_empty()
+                    || model_type
+                        .is_none_or(|found| layout.model_types.iter().any(|known| known == found));
+                typed && layout.is_complete(&has)
+            })
+            .max_by_key(|(_, layout)| layout.metadata.len() + layout.float.len())
     }
 
     /// The layout with this name.

@@ -32,6 +32,14 @@ pub enum Permission {
     JobDeleteOwn,
     /// `model:read`
     ModelRead,
+    /// `model:write`
+    ModelWrite,
+    /// `model:pull`
+    ModelPull,
+    /// `model:delete`
+    ModelDelete,
+    /// `model:sync`
+    ModelSync,
     /// `session:read`
     SessionRead,
     /// `api_key:create`
@@ -109,6 +117,10 @@ impl Permission {
             Self::JobCancelOwn => "job:cancel:own",
             Self::JobDeleteOwn => "job:delete:own",
             Self::ModelRead => "model:read",
+            Self::ModelWrite => "model:write",
+            Self::ModelPull => "model:pull",
+            Self::ModelDelete => "model:delete",
+            Self::ModelSync => "model:sync",
             Self::SessionRead => "session:read",
             Self::ApiKeyCreate => "api_key:create",
             Self::ApiKeyList => "api_key:list",

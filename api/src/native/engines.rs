@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use dalston_schema::Stage;
 use dalston_schema::capability::OfferedCapability;
 use dalston_schema::catalogue;
+use dalston_schema::db::queue::{self, QueueDepth};
 use dalston_schema::db::workers::{self, Worker};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
@@ -41,6 +43,40 @@ pub struct EngineHardware {
     min_ram_gb: Option<f64>,
     /// Where it really runs: `cpu`, `cuda`.
     devices: Vec<String>,
+    /// The runtime's execution providers that really run it, for example `CPUExecutionProvider`.
+    execution_providers: Vec<String>,
+}
+
+/// A model of an engine.
+#[derive(Debug, Object)]
+pub struct EngineModel {
+    /// Its id.
+    id: String,
+    /// Bytes of its files.
+    size_bytes: u64,
+    /// Memory its weights take when loaded; null when not known.
+    memory_bytes: Option<u64>,
+    /// Workers that have it.
+    workers: usize,
+    /// Workers that have it in memory.
+    loaded: usize,
+}
+
+/// A worker that runs an engine.
+#[derive(Debug, Object)]
+pub struct EngineWorker {
+    /// This run of the process.
+    id: String,
+    /// Host it runs on.
+    host: String,
+    /// `idle`, `busy` (all slots taken), `working`, `draining` (takes nothing new) or `silent`.
+    status: String,
+    /// Where it runs models.
+    device: String,
+    /// Tasks it runs at a time, over all engines.
+    slots: i32,
+    /// Tasks it runs now.
+    active_tasks: i32,
 }
 
 /// How fast an engine is, in seconds of work per second of audio.
@@ -66,12 +102,18 @@ pub struct EngineObject {
     version: String,
     /// Always `inproc`: engines are part of the worker.
     execution_profile: String,
-    /// `running`, `available` (no worker has it) or `unhealthy` (its workers are silent).
+    /// `running`, `available` (no worker has it) or `unhealthy` (its workers are silent). A busy one is running.
     status: String,
+    /// Every worker that has it is draining: it finishes what it does and takes nothing new.
+    draining: bool,
     /// A model in memory.
     loaded_model: Option<String>,
     /// Models that are present.
     available_models: Option<Vec<String>>,
+    /// The same with their memory.
+    models: Vec<EngineModel>,
+    /// The workers that have it.
+    workers: Vec<EngineWorker>,
     /// What it can do.
     capabilities: EngineCapabilities,
     /// What it needs.
@@ -100,9 +142,59 @@ pub struct StageCapabilities {
     supports_native_streaming: bool,
 }
 
+/// One thing that live workers can do.
+#[derive(Debug, Object)]
+pub struct CapabilityObject {
+    /// Stage.
+    stage: String,
+    /// Engine; null for a stage without a model.
+    engine_id: Option<String>,
+    /// Model; null for a stage without a model.
+    model_id: Option<String>,
+    /// Languages; null when multilingual.
+    languages: Option<Vec<String>>,
+    /// It gives words with times.
+    word_timestamps: bool,
+    /// How it times them: `attention`, `tdt`, `rnnt`, `ctc`, `phoneme_wav2vec`.
+    alignment_method: Option<String>,
+    /// How it uses a vocabulary: `prompt_conditioning`, `phrase_boosting` or `none`.
+    vocabulary_method: String,
+    /// It can translate to English.
+    translates: bool,
+    /// It gives results while audio still arrives.
+    native_streaming: bool,
+    /// Longest audio of one task in seconds; null when only the general limit holds.
+    max_audio_duration_s: Option<f64>,
+    /// Where it really runs.
+    device: String,
+    /// The execution provider that really runs it.
+    execution_provider: Option<String>,
+}
+
+/// Something that tasks wait for and no live worker can do.
+#[derive(Debug, Object)]
+pub struct MissingCapability {
+    /// Stage.
+    stage: String,
+    /// Engine; null for a stage without a model.
+    engine_id: Option<String>,
+    /// Model; null for a stage without a model.
+    model_id: Option<String>,
+    /// Tasks that wait for it.
+    waiting_tasks: i64,
+    /// Seconds the oldest has waited.
+    oldest_wait_seconds: Option<f64>,
+    /// How to add it.
+    remedy: String,
+}
+
 /// What can be done here now.
 #[derive(Debug, Object)]
 pub struct Capabilities {
+    /// Everything that live workers can do.
+    capabilities: Vec<CapabilityObject>,
+    /// What tasks wait for and nobody can do.
+    missing: Vec<MissingCapability>,
     /// By stage.
     stages: std::collections::HashMap<String, StageCapabilities>,
     /// Longest audio in seconds.
@@ -142,13 +234,69 @@ impl EnginesApi {
                 stage.engines.push(engine);
             }
             stage.supports_word_timestamps |= offer.native_words;
+            stage.supports_native_streaming |= offer.streaming;
         }
         let formats = ["wav", "flac", "mp3", "m4a", "ogg", "webm"];
+        let missing = queue::depths(&self.0.pool).await?;
         Ok(Json(Capabilities {
+            capabilities: offered.iter().map(capability).collect(),
+            missing: missing.iter().filter_map(missing_capability).collect(),
             stages: stages.into_iter().collect(),
             max_audio_duration_s: Some(dalston_audio::AudioLimits::default().max_duration),
             supported_formats: formats.map(str::to_owned).to_vec(),
         }))
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn capability(offer: &OfferedCapability) -> CapabilityObject {
+    CapabilityObject {
+        stage: offer.capability.stage.as_str().to_owned(),
+        engine_id: some(&offer.capability.engine),
+        model_id: some(&offer.capability.model),
+        languages: offer.languages.clone(),
+        word_timestamps: offer.native_words,
+        alignment_method: offer.alignment_method.clone(),
+        vocabulary_method: offer.vocabulary_method.clone(),
+        translates: offer.translates,
+        native_streaming: offer.streaming,
+        max_audio_duration_s: offer.max_audio_seconds,
+        device: offer.device.clone(),
+        execution_provider: some(&offer.execution_provider),
+    }
+}
+
+/// A queue that has work and nobody to do it.
+fn missing_capability(queue: &QueueDepth) -> Option<MissingCapability> {
+    let waiting_tasks = queue.ready + queue.scheduled + queue.held;
+    (queue.workers == 0 && waiting_tasks > 0).then(|| MissingCapability {
+        stage: queue.stage.clone(),
+        engine_id: some(&queue.engine),
+        model_id: some(&queue.model),
+        waiting_tasks,
+        oldest_wait_seconds: queue.oldest_wait_seconds,
+        remedy: remedy(queue),
+    })
+}
+
+fn remedy(queue: &QueueDepth) -> String {
+    let QueueDepth { stage, model, .. } = queue;
+    match catalogue::entry(model) {
+        _ if model.is_empty() => {
+            format!("Start a worker that offers {stage}: `dalston worker --capabilities {stage}`")
+        }
+        Some(entry) if !entry.bundled => format!(
+            "Pull the model with `dalston models pull {model}` (or POST /v1/models/{model}/pull), or start a worker that has it"
+        ),
+        Some(_) => format!(
+            "{model} comes with Dalston: start a worker that offers {stage}, for example `dalston worker --capabilities {stage}`"
+        ),
+        None => format!(
+            "Import or pull {model} on a worker, or start the worker that had it; `dalston models list` names what is there"
+        ),
     }
 }
 
@@ -194,7 +342,10 @@ fn absent(id: &str, stage: &str) -> EngineObject {
         execution_profile: "inproc".to_owned(),
         status: "available".to_owned(),
         loaded_model: None,
+        draining: false,
         available_models: None,
+        models: Vec::new(),
+        workers: Vec::new(),
         capabilities: EngineCapabilities::default(),
         hardware: EngineHardware {
             gpu_required: false,
@@ -202,45 +353,97 @@ fn absent(id: &str, stage: &str) -> EngineObject {
             supports_cpu: true,
             min_ram_gb: None,
             devices: Vec::new(),
+            execution_providers: Vec::new(),
         },
         performance: EnginePerformance::default(),
     }
 }
 
+/// Adds what one worker says of an engine. A worker offers an engine once per model; its slots count once.
 fn add(engine: &mut EngineObject, worker: &Worker, offer: &OfferedCapability) {
+    let id = worker.id.to_string();
+    let first = engine.workers.iter().all(|known| known.id != id);
+    if first {
+        engine.workers.push(EngineWorker {
+            id,
+            host: worker.hostname.clone(),
+            status: status_of(worker).to_owned(),
+            device: worker.device.clone(),
+            slots: worker.slots,
+            active_tasks: worker.active_tasks,
+        });
+    }
     if worker.status == "silent" {
         if engine.status == "available" {
             "unhealthy".clone_into(&mut engine.status);
         }
         return;
     }
-    let first = engine.status != "running";
     "running".clone_into(&mut engine.status);
     engine.version.clone_from(&worker.version);
-    let model = &offer.capability.model;
-    if !model.is_empty() {
-        let models = engine.available_models.get_or_insert_default();
-        if !models.contains(model) {
-            models.push(model.clone());
-        }
-        if engine.loaded_model.is_none() && worker.loaded_models.contains(model) {
-            engine.loaded_model = Some(model.clone());
-        }
-        engine.capabilities.supports_language_forcing = true;
+    let mut live = engine
+        .workers
+        .iter()
+        .filter(|known| known.status != "silent");
+    engine.draining = live.all(|known| known.status == "draining");
+    if !offer.capability.model.is_empty() {
+        add_model(engine, worker, offer);
+        engine.capabilities.supports_language_forcing |=
+            offer.capability.stage == Stage::Transcribe;
     }
     engine.capabilities.supports_word_timestamps |= offer.native_words;
+    engine.capabilities.supports_native_streaming |= offer.streaming;
+    if let Some(limit) = offer.max_audio_seconds {
+        let longest = engine.capabilities.max_audio_duration_s.unwrap_or(limit);
+        engine.capabilities.max_audio_duration_s = Some(longest.max(limit));
+    }
     if !engine.hardware.devices.contains(&offer.device) {
         engine.hardware.devices.push(offer.device.clone());
     }
-    // A worker offers an engine once per model; its slots count once.
-    let counts = first
-        || worker
-            .capabilities
-            .iter()
-            .find(|other| engine_of(other) == engine_of(offer))
-            == Some(offer);
-    if counts {
+    if let Some(provider) = some(&offer.execution_provider)
+        && !engine.hardware.execution_providers.contains(&provider)
+    {
+        engine.hardware.execution_providers.push(provider);
+    }
+    if first && worker.status == "live" {
         let slots = engine.capabilities.max_concurrency.unwrap_or(0) + worker.slots;
         engine.capabilities.max_concurrency = Some(slots);
+    }
+}
+
+fn status_of(worker: &Worker) -> &str {
+    match worker.status.as_str() {
+        "live" if worker.active_tasks == 0 => "idle",
+        "live" if worker.active_tasks >= worker.slots => "busy",
+        "live" => "working",
+        other => other,
+    }
+}
+
+fn add_model(engine: &mut EngineObject, worker: &Worker, offer: &OfferedCapability) {
+    let id = &offer.capability.model;
+    let at = worker.loaded_models.iter().position(|loaded| loaded == id);
+    if at.is_some() && engine.loaded_model.is_none() {
+        engine.loaded_model = Some(id.clone());
+    }
+    let names = engine.available_models.get_or_insert_default();
+    if !names.contains(id) {
+        names.push(id.clone());
+        engine.models.push(EngineModel {
+            id: id.clone(),
+            size_bytes: offer.size_bytes,
+            memory_bytes: (offer.memory_bytes > 0).then_some(offer.memory_bytes),
+            workers: 0,
+            loaded: 0,
+        });
+    }
+    if let Some(model) = engine.models.iter_mut().find(|model| model.id == *id) {
+        model.workers += 1;
+        model.loaded += usize::from(at.is_some());
+        // What it takes where it is loaded goes before what it would take.
+        let measured = at.and_then(|at| worker.model_bytes.get(at).copied().flatten());
+        if let Some(bytes) = measured.and_then(|bytes| u64::try_from(bytes).ok()) {
+            model.memory_bytes = Some(bytes);
+        }
     }
 }

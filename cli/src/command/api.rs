@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::Args;
-use dalston_api::config::{ApiConfig, Limits, SecurityMode, UrlIngest, WhenMissing};
+use dalston_api::config::{ApiConfig, HubAccess, Limits, SecurityMode, UrlIngest, WhenMissing};
 use dalston_api::ingest::address_guard::Reach;
 use dalston_schema::db::migrate;
 use dalston_schema::job::Chunking;
@@ -123,6 +123,11 @@ pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiCon
         chunking: Chunking {
             target_seconds: config.chunk_target,
             minimum_seconds: config.chunk_minimum,
+        },
+        hub: HubAccess {
+            endpoint: config.hf_endpoint.clone(),
+            token: config.hf_token.clone(),
+            offline: config.offline,
         },
         sync_timeout: config.sync_timeout,
         ..defaults

@@ -100,6 +100,59 @@ fn every_entry_has_a_layout_a_size_and_a_repository() {
 }
 
 #[test]
+fn a_repository_is_told_by_its_files() {
+    let kind = |files: &[&str], model_type: Option<&str>| {
+        let found = catalogue().layout_of(|name| files.contains(&name), model_type);
+        found.map(|(name, layout)| (name, layout.engine.as_str()))
+    };
+    let speech = ["config.json", "preprocessor_config.json", "onnx/model.onnx"];
+    let aligner = [&speech[..], &["vocab.json"]].concat();
+    let cases: &[(&[&str], Option<&str>, Option<(&str, &str)>)] = &[
+        (
+            &speech,
+            Some("pyannet"),
+            Some(("pyannote-segmentation", "pyannote")),
+        ),
+        (&speech, Some("vit"), None),
+        (&aligner, Some("wav2vec2"), Some(("wav2vec2", "wav2vec2"))),
+        (&aligner, None, Some(("wav2vec2", "wav2vec2"))),
+        (
+            &["vocab.txt", "model.int8.onnx"],
+            None,
+            Some(("nemo-ctc", "parakeet")),
+        ),
+        (
+            &[
+                "vocab.txt",
+                "encoder-model.onnx",
+                "decoder_joint-model.onnx",
+                "config.json",
+            ],
+            Some("nemo-conformer-tdt"),
+            Some(("nemo-transducer", "parakeet")),
+        ),
+        (
+            &["voxceleb_resnet34_LM.onnx"],
+            None,
+            Some(("wespeaker", "wespeaker")),
+        ),
+        (&["model.onnx"], None, None),
+        (&["config.json", "model.safetensors"], Some("whisper"), None),
+    ];
+    for (files, model_type, expected) in cases {
+        assert_eq!(kind(files, *model_type), *expected, "{files:?}");
+    }
+    for engine in catalogue()
+        .hub()
+        .libraries
+        .values()
+        .chain(catalogue().hub().tags.values())
+    {
+        assert!(catalogue().serves(engine), "{engine}");
+    }
+}
+
+#[test]
 fn the_page_on_models_has_a_row_for_every_entry() {
     let page = include_str!("../../../docs/models.md");
     for entry in entries() {

@@ -185,7 +185,11 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Snapshot { commit, files })
+        Ok(Snapshot {
+            commit,
+            files,
+            model_type: info.config.and_then(|config| config.model_type),
+        })
     }
 
     /// Every page of a repository's recursive listing.

@@ -1,7 +1,7 @@
 //! Fetches a model from the hub: which repository serves the name, which of its files make the model, then file by file,
 //! and into the store when all are here and the engine accepts them.
 
-use dalston_schema::catalogue::{self, Entry, Layout, Meaning, Precision};
+use dalston_schema::catalogue::{self, Layout, Meaning, Precision};
 
 use super::download::{self, Job};
 use super::error::{ModelStoreError, Result};
@@ -9,9 +9,6 @@ use super::hub::{Hub, HubSettings, RemoteFile};
 use super::manifest::{InstalledModel, Source};
 use super::model_id::ModelId;
 use super::{ModelStore, Transfer, blocking, describe, layout, staging};
-
-/// Layout of repositories the catalogue does not know.
-const UNLISTED_LAYOUT: &str = "whisper";
 
 /// See [`ModelStore::pull`].
 pub(super) async fn pull(
@@ -131,10 +128,21 @@ async fn fetch(
         .run_until_cancelled(hub.snapshot(repository, &settings.revision))
         .await
         .ok_or(ModelStoreError::Cancelled)??;
-    let entry: Option<&Entry> = catalogue::entry(id.as_str());
-    let layout = entry.map_or(UNLISTED_LAYOUT, |entry| &entry.layout);
-    let Some(layout) = catalogue::catalogue().layout(layout) else {
-        return Err(ModelStoreError::UnknownModel(id.to_string()));
+    let layout = match catalogue::entry(id.as_str()) {
+        Some(entry) => catalogue::catalogue().layout(&entry.layout),
+        None => {
+            let has = |path: &str| snapshot.files.iter().any(|file| file.path == path);
+            let found = catalogue::catalogue().layout_of(has, snapshot.model_type.as_deref());
+            found.map(|(_, layout)| layout)
+        }
+    };
+    let Some(layout) = layout else {
+        return Err(ModelStoreError::NotPullable {
+            name: id.to_string(),
+            why: "its repository has the files of no model that Dalston runs, so it is no complete ONNX export \
+                  of one"
+                .to_owned(),
+        });
     };
     let wanted = select(layout, &snapshot.files, settings.precision).map_err(|why| {
         ModelStoreError::NotPullable {

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub commit: String,
     /// Its files.
     pub files: Vec<RemoteFile>,
+    /// `model_type` of its configuration, where the hub tells.
+    pub model_type: Option<String>,
 }
 
 /// The `rel="next"` target of a `Link` header.
@@ -62,6 +64,15 @@ pub(super) struct Info {
     pub(super) sha: Option<String>,
     #[serde(default)]
     pub(super) siblings: Vec<Sibling>,
+    #[serde(default)]
+    pub(super) config: Option<RemoteConfig>,
+}
+
+/// What the hub tells of a repository's `config.json`.
+#[derive(Deserialize)]
+pub(super) struct RemoteConfig {
+    #[serde(default)]
+    pub(super) model_type: Option<String>,
 }
 
 #[derive(Deserialize)]
