@@ -221,7 +221,23 @@ impl Walk {
         self.heard.sort_by_key(|heard| heard.window.index);
         let mut words: Vec<TimedWord> = Vec::new();
         let mut before: Option<Window> = None;
-        for heard in self.heard {
+        let indices: Vec<usize> = self.heard.iter().map(|heard| heard.window.index).collect();
+        for mut heard in self.heard {
+            // A neighbour that belongs to another part of the file answers for its own side of the cut.
+            let index = heard.window.index;
+            let has = |neighbour: Option<usize>| {
+                neighbour.is_some_and(|at| indices.binary_search(&at).is_ok())
+            };
+            let core = heard.window.core.start as f64 / RATE..heard.window.core.end as f64 / RATE;
+            let Window {
+                samples, core: own, ..
+            } = &heard.window;
+            let has_left = samples.start == own.start || has(index.checked_sub(1));
+            let has_right = samples.end == own.end || has(Some(index + 1));
+            heard.words.retain(|word| {
+                let middle = middle(word);
+                (has_left || middle >= core.start) && (has_right || middle < core.end)
+            });
             let overlaps = before
                 .as_ref()
                 .is_some_and(|before| before.samples.end > heard.window.samples.start);
@@ -363,7 +379,7 @@ mod tests {
             let seconds = random.between(60.0..7_200.0);
             let said = speech(&mut random, seconds);
             let audio = Arc::new(vec![0.0_f32; (seconds * RATE) as usize]);
-            let mut walk = Walk::new(audio, &LongForm::Sequential, 8, 30.0).unwrap();
+            let mut walk = Walk::new(audio, &LongForm::Sequential, None, 8, 30.0).unwrap();
             let mut taken: Vec<Window> = Vec::new();
             while let Some(window) = walk.next_window().unwrap() {
                 taken.push(window);
@@ -401,7 +417,8 @@ mod tests {
             // Longer than a window: cut, and heard on both sides of the cut.
             region(20.0, 65.0),
         ];
-        let mut walk = Walk::new(audio, &LongForm::Batched(regions.to_vec()), 2, 30.0).unwrap();
+        let mut walk =
+            Walk::new(audio, &LongForm::Batched(regions.to_vec()), None, 2, 30.0).unwrap();
         let mut windows = Vec::new();
         while let Some(window) = walk.next_window().unwrap() {
             windows.push(window);
@@ -418,7 +435,8 @@ mod tests {
     #[test]
     fn audio_of_nothing_has_no_windows() {
         for long_form in [LongForm::Sequential, LongForm::Batched(Vec::new())] {
-            let mut walk = Walk::new(Arc::new(Vec::<f32>::new()), &long_form, 8, 30.0).unwrap();
+            let mut walk =
+                Walk::new(Arc::new(Vec::<f32>::new()), &long_form, None, 8, 30.0).unwrap();
             assert!(walk.is_done() && walk.next_window().unwrap().is_none());
             assert!(walk.finish().is_empty());
         }
