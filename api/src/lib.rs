@@ -13,6 +13,7 @@ mod form;
 mod health;
 pub mod ingest;
 mod intake;
+mod live_text;
 mod metrics;
 mod native;
 mod openai;

@@ -4,8 +4,10 @@ use reqwest::multipart::Part;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use dalston_schema::db::events::{self, SaidSegment, SaidSegments};
+
 use crate::server::{Server, eventually, json, texts, with_sample};
-use crate::worker::{TEXT, Worker};
+use crate::worker::{TEXT, Worker, complete};
 
 #[tokio::test]
 async fn the_caller_waits_and_gets_the_text_in_its_format() {
@@ -196,6 +198,63 @@ async fn a_stream_ends_with_the_whole_text() {
         events.last().unwrap(),
         &json!({"type": "transcript.text.done", "text": TEXT})
     );
+}
+
+#[tokio::test]
+async fn text_is_streamed_while_the_transcription_still_runs() {
+    let server = Server::start().await;
+    let mut response = server
+        .request(Method::POST, "/v1/audio/transcriptions")
+        .multipart(with_sample(&[
+            ("model", "gpt-4o-transcribe"),
+            ("stream", "true"),
+        ]))
+        .send()
+        .await
+        .unwrap();
+    let worker = Worker::register(&server.pool).await;
+    let prepare = worker.claim(&server.pool).await.remove(0);
+    complete(&server.pool, &prepare).await;
+    let running = worker.claim(&server.pool).await.remove(0);
+    let said = SaidSegments {
+        task_id: running.id,
+        name: running.name.clone(),
+        attempt: 1,
+        channel: None,
+        chunk: None,
+        first: 0,
+        segments: vec![SaidSegment {
+            start: 0.0,
+            end: 1.2,
+            text: " Good morning.".to_owned(),
+        }],
+    };
+    let body = serde_json::to_value(&said).unwrap();
+    events::append(&server.pool, running.job_id, events::SEGMENTS, &body)
+        .await
+        .unwrap();
+    let mut stream = String::new();
+    while !stream.contains("transcript.text.delta") {
+        let piece = response.chunk().await.unwrap().unwrap();
+        stream.push_str(std::str::from_utf8(&piece).unwrap());
+    }
+    assert!(stream.contains("Good morning."), "{stream}");
+    complete(&server.pool, &running).await;
+    worker.work(&server.pool).await;
+    stream.push_str(&response.text().await.unwrap());
+    let deltas: Vec<Value> = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(|data| serde_json::from_str::<Value>(data).unwrap()["delta"].clone())
+        .collect();
+    assert_eq!(
+        deltas,
+        [json!("Good morning."), json!(" And welcome."), Value::Null]
+    );
+    let native = format!("/v1/audio/transcriptions/{}/events", running.job_id);
+    let native = server.request(Method::GET, &native).send().await.unwrap();
+    let native = native.text().await.unwrap();
+    assert!(native.contains("event: transcript.segments"), "{native}");
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ pub enum Command {
     /// Show the effective configuration and who set each value
     Config(command::config::Show),
     /// Transcribe files or URLs and print the result
-    Transcribe(command::transcribe::Transcribe),
+    Transcribe(Box<command::transcribe::Transcribe>),
     /// List, show, await or cancel jobs
     #[command(subcommand)]
     Jobs(command::jobs::Jobs),

@@ -28,7 +28,7 @@ pub async fn run(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
         Command::Migrate(options) => migrate::run(options, config).await,
         Command::Psql(options) => return psql::run(options, config).await,
         Command::Config(options) => config::run(&options, &config),
-        Command::Transcribe(options) => return transcribe::run(options, config, quiet).await,
+        Command::Transcribe(options) => return transcribe::run(*options, config, quiet).await,
         Command::Jobs(options) => return jobs::run(options, config, quiet).await,
         Command::Export(options) => export::run(options, config).await,
         Command::Models(options) => models::run(options, config, quiet).await,

@@ -45,7 +45,8 @@ pub trait BatchTranscriber: Send + 'static {
     /// Seconds of audio done; only grows.
     fn progress(job: &Self::Job) -> f64;
 
-    /// Segments that nothing still to come changes or precedes, each answered once, in order of time.
+    /// Segments that nothing still to come changes or precedes, each answered once, in order of time. Their texts, put
+    /// together as they are, are what the answer's text begins with.
     fn settled(_job: &mut Self::Job) -> Vec<Segment> {
         Vec::new()
     }

@@ -218,6 +218,19 @@ pub struct TranscriptStats {
     pub language_code: Option<String>,
 }
 
+/// Languages written without spaces between words.
+const UNSPACED: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "my", "km"];
+
+/// What stands between two texts of a language (ISO 639-1): a space, or nothing.
+#[must_use]
+pub fn word_space(language: &str) -> &'static str {
+    if UNSPACED.contains(&language) {
+        ""
+    } else {
+        " "
+    }
+}
+
 impl Transcript {
     /// Counts words, segments, speakers and characters.
     #[must_use]

@@ -14,6 +14,7 @@ pub mod execute;
 pub mod failure;
 pub mod languages;
 pub mod lease;
+mod live_text;
 pub mod load_engine;
 pub mod maintenance;
 pub mod model_pool;

@@ -5,18 +5,19 @@
 //! same moment the earlier may be missed by a reader that is already past it.
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::statement::{self, Statement};
 use super::{DbError, PgPool};
-use crate::ids::JobId;
+use crate::ids::{JobId, TaskId};
 
 /// One thing that happened to a job.
 ///
 /// Types: `job.pending`, `job.running`, `job.completed`, `job.failed`, `job.cancelling`, `job.cancelled` with
 /// `{"status", "error"?}`; `task.completed`, `task.failed`, `task.retrying`, `task.skipped` with
 /// `{"task_id", "stage", "name", "error"?}`; `progress` with `{"task_id", "stage", "name", "done_seconds",
-/// "total_seconds", "progress"}`; `job.renamed`; and what [`append`] adds.
+/// "total_seconds", "progress"}`; `job.renamed`; [`SEGMENTS`] with [`SaidSegments`]; and what else [`append`] adds.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct JobEvent {
     /// Grows; what a client sends back as `Last-Event-ID`.
@@ -30,6 +31,39 @@ pub struct JobEvent {
     pub event_type: String,
     /// More, as a JSON object.
     pub body: Value,
+}
+
+/// Type of the events that carry text while it is being made.
+pub const SEGMENTS: &str = "transcript.segments";
+
+/// Segments of a transcription that is still running: certain, in order of time, each told once an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SaidSegments {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its name.
+    pub name: String,
+    /// Number of its attempt, from 1.
+    pub attempt: i32,
+    /// Channel or track, when the job has several.
+    pub channel: Option<u16>,
+    /// Position of its part of the file, when that was cut.
+    pub chunk: Option<u32>,
+    /// How many segments of the attempt were told before.
+    pub first: usize,
+    /// The segments.
+    pub segments: Vec<SaidSegment>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SaidSegment {
+    /// Start in seconds.
+    pub start: f64,
+    /// End in seconds.
+    pub end: f64,
+    /// The text with the space before it, if it has one: texts are put together as they are.
+    pub text: String,
 }
 
 /// Adds an event of the application's own and answers its id.
