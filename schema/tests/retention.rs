@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use dalston_schema::db::audit::{self, AuditFilter};
 use dalston_schema::db::{events, jobs, maintenance, tasks};
 use dalston_test_postgres::TestDatabase;
+use serde_json::json;
 
 use crate::jobs::finish_with_text;
 use crate::plan::{read, simple_plan, submit};
@@ -12,6 +14,10 @@ use crate::plan::{read, simple_plan, submit};
 async fn a_job_past_its_retention_is_purged_and_its_row_stays() {
     let mut database = TestDatabase::create().await;
     let id = finish_with_text(&database.pool, "for thirty days").await;
+    let said = json!({"segments": [{"text": "for thirty days"}]});
+    events::append(&database.pool, id, events::SEGMENTS, &said)
+        .await
+        .unwrap();
     let unfinished = submit(&database.pool, simple_plan()).await;
     assert!(
         maintenance::purge_expired_jobs(&database.pool, 100)
@@ -31,7 +37,9 @@ async fn a_job_past_its_retention_is_purged_and_its_row_stays() {
         maintenance::purge_expired_jobs(pool, 100).await.unwrap(),
         [id]
     );
-    maintenance::confirm_purged(pool, id).await.unwrap();
+    for _ in 0..2 {
+        maintenance::confirm_purged(pool, id, 3).await.unwrap();
+    }
     assert!(
         maintenance::purge_expired_jobs(pool, 100)
             .await
@@ -45,6 +53,20 @@ async fn a_job_past_its_retention_is_purged_and_its_row_stays() {
     let task = tasks::list(pool, id).await.unwrap()[0].id;
     assert!(tasks::payload(pool, id, task).await.unwrap().is_none());
     assert!(read(pool, unfinished).await.audio_key.is_some());
+    let said = events::after(pool, id, 0, 100).await.unwrap();
+    assert!(
+        said.iter()
+            .all(|event| event.event_type != events::SEGMENTS)
+    );
+    let filter = AuditFilter {
+        action: Some("job.purged".to_owned()),
+        limit: 10,
+        ..AuditFilter::default()
+    };
+    let audited = audit::list(pool, &filter).await.unwrap();
+    assert_eq!(audited.len(), 1);
+    assert_eq!(audited[0].resource_id, id.to_string());
+    assert_eq!(audited[0].detail, Some(json!({"artifacts_deleted": 3})));
 }
 
 #[tokio::test]

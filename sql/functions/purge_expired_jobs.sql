@@ -1,5 +1,5 @@
--- purge_expired_jobs: purges jobs past their retention: transcript and payloads are deleted, the row stays. Answers the
--- jobs whose objects must go; one that is not confirmed by confirm_purged is named again, so a crash in between leaves
+-- purge_expired_jobs: purges jobs past their retention: transcript, payloads and what the log says of the text are
+-- deleted, the row stays. Answers the jobs whose objects must go; one that is not confirmed by confirm_purged is named again, so a crash in between leaves
 -- nothing behind. Called by maintenance.
 create or replace function purge_expired_jobs(p_limit int) returns setof uuid
 language plpgsql
@@ -15,6 +15,7 @@ begin
            order by j.purge_after limit p_limit for no key update skip locked) due;
   if v_new is not null then
     delete from transcripts where job_id = any(v_new);
+    delete from job_log where job_id = any(v_new) and type = 'transcript.segments';
     delete from task_payloads where task_id in (select id from tasks where job_id = any(v_new));
     update jobs set purged_at = v_now, audio_key = null where id = any(v_new);
     perform pgmq.send_batch('job_events', array(

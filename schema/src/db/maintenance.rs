@@ -109,16 +109,15 @@ pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>,
         .await
 }
 
-/// Notes that the objects of a purged job are deleted.
+/// Notes that the objects of a purged job are deleted, `n_objects` of them, and audits it as `job.purged`.
 ///
 /// # Errors
 /// Database trouble only.
-pub async fn confirm_purged(pool: &PgPool, job: JobId) -> Result<(), DbError> {
-    statement::run(
-        statement::plain("select confirm_purged($1)").bind(job),
-        pool,
-    )
-    .await
+pub async fn confirm_purged(pool: &PgPool, job: JobId, n_objects: u64) -> Result<(), DbError> {
+    let confirm = statement::plain("select confirm_purged($1, $2)")
+        .bind(job)
+        .bind(i64::try_from(n_objects).unwrap_or(i64::MAX));
+    statement::run(confirm, pool).await
 }
 
 /// Forgets workers that have been silent for longer than `after`, and answers how many. Their tasks are

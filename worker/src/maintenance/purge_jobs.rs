@@ -18,7 +18,7 @@ pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
             .storage
             .delete_prefix(&ArtifactKey::job_prefix(job))
             .await?;
-        maintenance::confirm_purged(&environment.pool, job).await?;
+        maintenance::confirm_purged(&environment.pool, job, objects).await?;
         tracing::info!(job.id = %job, objects, "job {job} was purged by its retention");
     }
     Ok(if count >= LIMIT as usize {
