@@ -201,3 +201,45 @@ async fn progress_is_told_as_it_happens_and_can_be_replayed() {
         .unwrap();
     assert_eq!(ids(&rest), ids(&replayed)[1..]);
 }
+
+/// The samples of a recording, several times over.
+fn repeated(path: &Path, times: usize, target: &Path) {
+    let mut source = hound::WavReader::open(path).unwrap();
+    let samples: Vec<i16> = source.samples().map(Result::unwrap).collect();
+    let mut wav = hound::WavWriter::create(target, source.spec()).unwrap();
+    for sample in samples.iter().cycle().take(samples.len() * times) {
+        wav.write_sample(*sample).unwrap();
+    }
+    wav.finalize().unwrap();
+}
+
+#[tokio::test]
+async fn text_of_a_long_file_is_told_while_it_is_being_transcribed() {
+    let product = product_with_a_worker().await;
+    let path = product.folder().join("long.wav");
+    repeated(
+        &repository().join("tests/audio/dialogues/dlg01.wav"),
+        6,
+        &path,
+    );
+    let fields = [("model", "whisper-nano"), ("language", "en")];
+    let job = product.submit(&path, &fields).await;
+    let text = product.wait_completed(&job).await["text"].clone();
+    let log: Vec<(String, Value)> =
+        sqlx::query_as("select type, body from job_log where job_id = $1::uuid order by id")
+            .bind(&job)
+            .fetch_all(&product.database)
+            .await
+            .unwrap();
+    let done = log
+        .iter()
+        .position(|(kind, body)| kind == "task.completed" && body["stage"] == "transcribe");
+    let told: String = log[..done.unwrap()]
+        .iter()
+        .filter(|(kind, _)| kind == "transcript.segments")
+        .flat_map(|(_, body)| body["segments"].as_array().unwrap())
+        .map(|segment| segment["text"].as_str().unwrap())
+        .collect();
+    assert!(!told.trim().is_empty(), "{log:?}");
+    assert!(text.as_str().unwrap().starts_with(told.trim()), "{told}");
+}

@@ -1,9 +1,6 @@
 //! Words and the text they stand in.
 
-use dalston_schema::transcript::{TranscriptSegment, Word};
-
-/// Languages written without spaces between words.
-const UNSPACED: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "my", "km"];
+use dalston_schema::transcript::{TranscriptSegment, Word, word_space};
 
 /// Where each word begins in `text`, in bytes, never decreasing. A word that is not found begins where the last ended.
 #[must_use]
@@ -26,17 +23,12 @@ pub fn word_places(text: &str, words: &[Word]) -> Vec<usize> {
 /// Texts that follow each other in a language (ISO 639-1), as one.
 #[must_use]
 pub fn join_texts<'a>(texts: impl IntoIterator<Item = &'a str>, language: &str) -> String {
-    let space = if UNSPACED.contains(&language) {
-        ""
-    } else {
-        " "
-    };
     let texts: Vec<&str> = texts
         .into_iter()
         .map(str::trim)
         .filter(|text| !text.is_empty())
         .collect();
-    texts.join(space)
+    texts.join(word_space(language))
 }
 
 /// The texts of segments as one.

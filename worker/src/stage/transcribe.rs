@@ -29,6 +29,7 @@ use crate::coverage::Interval;
 use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::languages::Heard;
+use crate::live_text;
 use crate::load_engine;
 
 /// Length of the stretch that the first window of a file begins in, seconds: any is longer than nothing.
@@ -111,7 +112,11 @@ async fn transcribe(
     let control = Control {
         cancel: context.stop.flag().clone(),
         progress: Some(Arc::new(move |seconds| portion.report(seconds, duration))),
-        ..Control::default()
+        settled: Some(live_text::teller(
+            &context.environment.pool,
+            context.task,
+            request,
+        )),
     };
     let mut transcription = listen(transcriber, &path, options, control).await?;
     if let Some((_, probability)) = detected {
