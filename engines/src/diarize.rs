@@ -22,7 +22,7 @@ pub mod tracks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2};
 
 use crate::audio_source::AudioSource;
 use crate::error::{EngineError, Result};
@@ -246,7 +246,7 @@ impl Speakers {
         let clusters = if clear.is_empty() {
             vec![0; rows.len()]
         } else {
-            cluster(voices.select(Axis(0), &rows).view(), bounds, run)?
+            cluster(voices, &rows, bounds, run)?
         };
         let n_clusters = clusters.iter().max().map_or(0, |last| last + 1);
         let mut sums = Array2::<f64>::zeros((n_clusters, voices.ncols()));

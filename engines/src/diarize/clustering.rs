@@ -53,23 +53,24 @@ impl SpeakerBounds {
     }
 }
 
-/// The speaker of each row of `embeddings` `[n, dimensions]`, numbered from 0 without gaps. Rows need not be normalised.
+/// The speaker of each of some `rows` of `voices` `[n, dimensions]`, numbered from 0 without gaps. Only the direction of a
+/// voice counts.
 ///
 /// # Errors
 /// [`EngineError::InvalidRequest`] for impossible bounds, [`EngineError::Cancelled`].
 pub fn cluster(
-    embeddings: ArrayView2<'_, f32>,
+    voices: ArrayView2<'_, f32>,
+    rows: &[usize],
     bounds: SpeakerBounds,
     run: &RunGuard,
 ) -> Result<Vec<usize>> {
     let (min, max) = bounds.range()?;
-    let n = embeddings.nrows();
+    let n = rows.len();
     let (min, max) = (min.min(n), max.min(n));
     if n < 2 || max < 2 {
         return Ok(vec![0; n]);
     }
-    let points = unit_rows(embeddings);
-    let reduced = reduce(points.view(), EXACT_LIMIT, THRESHOLD, run)?;
+    let reduced = reduce(voices, rows, EXACT_LIMIT, THRESHOLD, run)?;
     let merges = centroid_linkage(reduced.points.view(), &reduced.masses, run, |_, _| false)?;
     let tree = Tree {
         merges: &merges,
@@ -79,16 +80,6 @@ pub fn cluster(
     let clusters = tree.choose(min, max, run)?;
     let clusters = tree.join_small(clusters, reduced.points.view());
     Ok(reduced.member.iter().map(|&at| clusters[at]).collect())
-}
-
-fn unit_rows(rows: ArrayView2<'_, f32>) -> Array2<f64> {
-    let mut unit = Array2::zeros(rows.dim());
-    for (row, mut out) in rows.outer_iter().zip(unit.outer_iter_mut()) {
-        // In the precision of the embeddings, as numpy does it.
-        let norm = row.dot(&row).sqrt().max(f32::MIN_POSITIVE);
-        out.assign(&row.mapv(|value| f64::from(value / norm)));
-    }
-    unit
 }
 
 /// Python's `round`.

@@ -1,5 +1,5 @@
-//! The engine `wespeaker`: a network (ResNet, x-vector) that turns the filter bank of one voice into a vector whose
-//! direction is the speaker. Exports of WeSpeaker read `feats` `[batch, frames, mels]` and give `embs` `[batch, size]`.
+//! The engine `wespeaker`: a network (a residual network or x-vector) that turns the filter bank of one voice into a vector whose
+//! direction is the speaker. Exports of `WeSpeaker` read `feats` `[batch, frames, mels]` and give `embs` `[batch, size]`.
 //! It runs no task by itself: diarization needs it beside a segmentation model.
 
 use std::path::Path;
@@ -29,7 +29,7 @@ pub const SPEC: EngineSpec = EngineSpec {
 
 /// Mel bands, where the export does not say.
 const N_MELS: usize = 80;
-/// What WeSpeaker's exports call features and embeddings.
+/// What `WeSpeaker`'s exports call features and embeddings.
 const PORTS: (&str, &str) = ("feats", "embs");
 /// Samples are 16-bit values in training, unless the export says that they are normalised.
 const SAMPLE_SCALE: f32 = 32_768.0;

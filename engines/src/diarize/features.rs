@@ -41,7 +41,7 @@ impl<'a> FeatureStream<'a> {
         let held = self.rows.len() / n_mels;
         let passed = (ahead / FRAME_SHIFT as u64) as usize;
         // A window that starts between two frames shares none of them.
-        if start < self.start || ahead % FRAME_SHIFT as u64 != 0 || passed >= held {
+        if start < self.start || !ahead.is_multiple_of(FRAME_SHIFT as u64) || passed >= held {
             self.rows.clear();
         } else {
             self.rows.drain(..passed * n_mels);

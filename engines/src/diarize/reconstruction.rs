@@ -102,9 +102,9 @@ impl Writer {
         if order.len() > 1 {
             self.n_overlapped += 1;
         }
-        for cluster in 0..self.open.len() {
+        for (cluster, &heard) in votes.iter().enumerate() {
             if order.contains(&cluster) {
-                let share = f32::from(votes[cluster]) / f32::from(windows.max(1));
+                let share = f32::from(heard) / f32::from(windows.max(1));
                 let (_, agreement) = self.open[cluster].get_or_insert((self.frame, 0.0));
                 *agreement += share;
             } else {

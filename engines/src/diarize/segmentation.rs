@@ -1,4 +1,4 @@
-//! The engine `pyannote`: a segmentation model (PyanNet, Bredin 2023) that tells a few tracks of speech apart within a
+//! The engine `pyannote`: a segmentation model (`PyanNet`, Bredin 2023) that tells a few tracks of speech apart within a
 //! window of ten seconds. Sizes and names come from the export: its metadata (sherpa-onnx), its `config.json` and
 //! `preprocessor_config.json` (transformers.js), and one run on silence. Which track is which speaker changes from
 //! window to window.
@@ -29,13 +29,13 @@ pub const SPEC: EngineSpec = EngineSpec {
     load,
 };
 
-/// The `model_type` that transformers.js gives PyanNet.
+/// The `model_type` that transformers.js gives `PyanNet`.
 const MODEL_TYPE: &str = "pyannet";
 /// How the metadata of sherpa-onnx's exports call it.
 const METADATA_TYPE: &str = "pyannote-segmentation";
 /// Length of a window, where the export does not say: ten seconds.
 const WINDOW: usize = 160_000;
-/// Samples a frame of PyanNet sees, and between frames.
+/// Samples a frame of `PyanNet` sees, and between frames.
 const RECEPTIVE_FIELD: (usize, usize) = (991, 270);
 /// A window starts every tenth of a window, as in the reference.
 const STEPS_PER_WINDOW: usize = 10;

@@ -257,7 +257,7 @@ impl Parts {
         let mut shared = HashMap::from([(self.input.clone(), audio)]);
         for (node, _) in &self.nodes {
             if let (Some(layout), [output]) = (self.layout_after(node, &shared), &node.output[..])
-                && step % layout.stride == 0
+                && step.is_multiple_of(layout.stride)
             {
                 shared.insert(output.clone(), layout);
             }

@@ -1,8 +1,8 @@
 //! Clustering against scipy on real voices, and on more voices than fit a matrix of distances.
 
-use dalston_engines::RunGuard;
 use dalston_engines::diarize::clustering::{SpeakerBounds, centroid_linkage, cluster, cut};
-use ndarray::Array2;
+use dalston_engines::{Result, RunGuard};
+use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
 
 use crate::fixture::{floats, reference, runtime};
@@ -19,6 +19,15 @@ struct Golden {
 fn guard() -> RunGuard {
     runtime();
     RunGuard::new().unwrap()
+}
+
+fn divide(
+    voices: ArrayView2<'_, f32>,
+    bounds: SpeakerBounds,
+    run: &RunGuard,
+) -> Result<Vec<usize>> {
+    let rows: Vec<usize> = (0..voices.nrows()).collect();
+    cluster(voices, &rows, bounds, run)
 }
 
 fn voices() -> Array2<f32> {
@@ -92,13 +101,13 @@ fn hours_of_voices_divide_as_a_few_minutes_do() {
         let speaker = |at: usize| if at > n * 9 / 10 { 3 } else { at / 37 % 3 };
         let voices = made_up_voices(n, 4, speaker);
         let expected: Vec<usize> = (0..n).map(speaker).collect();
-        let found = cluster(voices.view(), SpeakerBounds::default(), &guard()).unwrap();
+        let found = divide(voices.view(), SpeakerBounds::default(), &guard()).unwrap();
         assert!(same_partition(&found, &expected), "{n} voices");
         let bounds = SpeakerBounds {
             exact: Some(2),
             ..SpeakerBounds::default()
         };
-        let found = cluster(voices.view(), bounds, &guard()).unwrap();
+        let found = divide(voices.view(), bounds, &guard()).unwrap();
         assert_eq!(found.iter().max(), Some(&1), "{n} voices of two speakers");
     }
 }
@@ -108,7 +117,7 @@ fn a_few_stray_voices_found_no_speaker() {
     // Three of two hundred, less than a tenth and less than twelve.
     let speaker = |at: usize| if at % 70 == 69 { 2 } else { at / 50 % 2 };
     let voices = made_up_voices(200, 3, speaker);
-    let found = cluster(voices.view(), SpeakerBounds::default(), &guard()).unwrap();
+    let found = divide(voices.view(), SpeakerBounds::default(), &guard()).unwrap();
     assert_eq!(found.iter().max(), Some(&1));
     let expected: Vec<usize> = (0..200).filter(|at| at % 70 != 69).map(speaker).collect();
     let steady: Vec<usize> = (0..200)
@@ -122,12 +131,12 @@ fn a_few_stray_voices_found_no_speaker() {
 fn one_voice_is_one_speaker_and_none_is_none() {
     let one = made_up_voices(1, 1, |_| 0);
     assert_eq!(
-        cluster(one.view(), SpeakerBounds::default(), &guard()).unwrap(),
+        divide(one.view(), SpeakerBounds::default(), &guard()).unwrap(),
         [0]
     );
     let none = Array2::zeros((0, 256));
     assert!(
-        cluster(none.view(), SpeakerBounds::default(), &guard())
+        divide(none.view(), SpeakerBounds::default(), &guard())
             .unwrap()
             .is_empty()
     );

@@ -63,11 +63,10 @@ impl Distances {
     fn nearest_after(&self, i: usize, mass: &[f64]) -> (usize, f64) {
         let mut best = (i, f64::INFINITY);
         if i + 1 < self.n {
-            let row = self.index(i, i + 1);
-            for j in i + 1..self.n {
-                let distance = self.squared[row + j - i - 1];
-                if distance < best.1 && mass[j] > 0.0 {
-                    best = (j, distance);
+            let row = &self.squared[self.index(i, i + 1)..][..self.n - i - 1];
+            for (after, (&distance, &mass)) in row.iter().zip(&mass[i + 1..]).enumerate() {
+                if distance < best.1 && mass > 0.0 {
+                    best = (i + 1 + after, distance);
                 }
             }
         }

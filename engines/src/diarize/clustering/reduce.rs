@@ -2,7 +2,7 @@
 //! Blocks of consecutive points are joined by the same linkage into clusters with a mass, which then stand for them.
 //! Costs grow with the length of the file, not with its square, and the matrix of distances has a fixed size.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2};
 
 use super::linkage::{Merge, centroid_linkage};
 use crate::error::Result;
@@ -21,60 +21,72 @@ pub struct Reduced {
     pub member: Vec<usize>,
 }
 
-/// Joins `points` `[n, dimensions]` to about `limit`, never across a distance of `threshold` or more. Fewer points than
-/// `limit` stay as they are.
+/// Joins the `rows` of `voices` `[n, dimensions]`, brought to length 1, to about `limit` points, never across a distance of
+/// `threshold` or more. Fewer than `limit` stay as they are.
 ///
 /// # Errors
 /// [`crate::EngineError::Cancelled`] when the guard is stopped.
 pub fn reduce(
-    points: ArrayView2<'_, f64>,
+    voices: ArrayView2<'_, f32>,
+    rows: &[usize],
     limit: usize,
     threshold: f64,
     run: &RunGuard,
 ) -> Result<Reduced> {
-    let n = points.nrows();
+    let n = rows.len();
     if n <= limit {
         return Ok(Reduced {
-            points: points.to_owned(),
+            points: unit_rows(voices, rows),
             masses: vec![1.0; n],
             member: (0..n).collect(),
         });
     }
-    let blocks = n.div_ceil(BLOCK);
-    let share = (limit / blocks).max(1);
+    let share = (limit / n.div_ceil(BLOCK)).max(1);
+    let size = voices.ncols();
     let mut masses = Vec::new();
     let mut centroids = Vec::new();
     let mut member = Vec::with_capacity(n);
-    for block in points.axis_chunks_iter(Axis(0), BLOCK) {
-        let ones = vec![1.0; block.nrows()];
-        let merges = centroid_linkage(block, &ones, run, |distance, left| {
+    for block in rows.chunks(BLOCK) {
+        let points = unit_rows(voices, block);
+        let ones = vec![1.0; block.len()];
+        let merges = centroid_linkage(points.view(), &ones, run, |distance, left| {
             left <= share || distance >= threshold
         })?;
-        let groups = groups(&merges, block.nrows());
+        let groups = groups(&merges, block.len());
         let first = masses.len();
         masses.resize(first + groups.count, 0.0);
-        centroids.resize((first + groups.count) * points.ncols(), 0.0);
-        for (row, &group) in block.outer_iter().zip(&groups.of) {
+        centroids.resize((first + groups.count) * size, 0.0);
+        for (point, &group) in points.outer_iter().zip(&groups.of) {
             let at = first + group;
             masses[at] += 1.0;
-            let centroid = &mut centroids[at * points.ncols()..][..points.ncols()];
-            for (sum, value) in centroid.iter_mut().zip(row) {
+            for (sum, value) in centroids[at * size..][..size].iter_mut().zip(point) {
                 *sum += value;
             }
             member.push(at);
         }
     }
-    let mut points = Array2::from_shape_fn((masses.len(), points.ncols()), |(row, column)| {
-        centroids[row * points.ncols() + column]
+    let points = Array2::from_shape_fn((masses.len(), size), |(row, column)| {
+        centroids[row * size + column] / masses[row]
     });
-    for (at, mass) in masses.iter().enumerate() {
-        points.slice_mut(s![at, ..]).mapv_inplace(|sum| sum / mass);
-    }
     Ok(Reduced {
         points,
         masses,
         member,
     })
+}
+
+/// Some rows, each brought to length 1 in the precision of the voices, as numpy does it.
+pub fn unit_rows(voices: ArrayView2<'_, f32>, rows: &[usize]) -> Array2<f64> {
+    let mut unit = Array2::zeros((rows.len(), voices.ncols()));
+    for (&row, mut out) in rows.iter().zip(unit.outer_iter_mut()) {
+        let voice = voices.row(row);
+        let squares: f32 = voice.iter().map(|value| value * value).sum();
+        let norm = squares.sqrt().max(f32::MIN_POSITIVE);
+        for (out, value) in out.iter_mut().zip(voice) {
+            *out = f64::from(value / norm);
+        }
+    }
+    unit
 }
 
 struct Groups {
