@@ -11,5 +11,7 @@ mod batch_job;
 mod boundaries;
 mod clients;
 mod faults;
+mod pipeline;
 mod product;
 mod s3;
+mod speakers;

@@ -32,6 +32,7 @@ async fn a_completed_job_shows_its_transcript() {
         "error",
         "total_wait_ms",
         "current_stage",
+        "eta_seconds",
     ] {
         assert!(job.as_object().unwrap().contains_key(key), "{key}");
     }

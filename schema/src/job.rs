@@ -152,11 +152,11 @@ pub struct Chunking {
 }
 
 impl Default for Chunking {
-    /// Five minutes, at least one.
+    /// Two minutes, at least half a one: a three-hour file keeps sixteen workers busy to the end.
     fn default() -> Self {
         Self {
-            target_seconds: 300.0,
-            minimum_seconds: 60.0,
+            target_seconds: 120.0,
+            minimum_seconds: 30.0,
         }
     }
 }
@@ -330,6 +330,8 @@ pub struct Job {
     pub progress: f64,
     /// Stage being worked on.
     pub current_stage: Option<String>,
+    /// Seconds until it is expected to be done; `None` unless it is running and some audio is done.
+    pub eta_seconds: Option<f64>,
     /// When it was submitted.
     pub created_at: DateTime<Utc>,
     /// When its first task was claimed.

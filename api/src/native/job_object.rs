@@ -137,6 +137,8 @@ pub struct JobObject {
     progress: Option<i32>,
     /// Step being worked on.
     current_stage: Option<String>,
+    /// Seconds until it is expected to be done; null until a part is done.
+    eta_seconds: Option<f64>,
     /// Its steps, in order.
     stages: Option<Vec<StageObject>>,
     /// Milliseconds in which some step was ready and none had begun it.
@@ -192,6 +194,9 @@ impl JobObject {
             error: job.error,
             progress: Some((job.progress.clamp(0.0, 1.0) * 100.0).floor() as i32),
             current_stage: job.current_stage,
+            eta_seconds: job
+                .eta_seconds
+                .map(|seconds| (seconds * 10.0).round() / 10.0),
             stages: None,
             total_wait_ms: None,
             language_code: None,

@@ -278,7 +278,7 @@ fn a_long_file_is_left_to_prepare_to_cut() {
     assert_eq!(branch.transcribe.model, "mine-wordless");
     assert_eq!(branch.align.as_ref().unwrap().needs, [branch.transcribe.id]);
 
-    for (duration, chunking) in [(500.0, Chunking::default()), (1200.0, Chunking::OFF)] {
+    for (duration, chunking) in [(230.0, Chunking::default()), (1200.0, Chunking::OFF)] {
         let parameters = JobParameters {
             chunking: Some(chunking),
             ..asked("auto", None)

@@ -124,13 +124,13 @@ pub const GROUPS: &[Group] = &[
             setting(
                 "DALSTON_CHUNK_TARGET_SECONDS",
                 Kind::Decimal(0.0, 36_000.0),
-                "300",
+                "120",
                 "length of the parts that a file of twice this is cut into for several workers; 0: never cut",
             ),
             setting(
                 "DALSTON_CHUNK_MINIMUM_SECONDS",
                 Kind::Decimal(1.0, 36_000.0),
-                "60",
+                "30",
                 "shortest such part",
             ),
             setting(

@@ -2,6 +2,8 @@
 //! clearly quieter on one of them, was said once: it stays on the louder channel. Two people who say the same word at
 //! about the same level both said it.
 
+use std::collections::{HashMap, HashSet};
+
 use dalston_schema::task::PreparedAudio;
 use dalston_schema::transcript::{TranscriptSegment, Word};
 
@@ -9,6 +11,8 @@ use super::text::{join_texts, spoken};
 
 /// Starts of the same word on two channels are at most this far apart, seconds.
 const SAME_TIME: f64 = 0.3;
+/// The same in a segment that is mostly bled: its other words were bled too, and faint words are timed badly.
+const ABOUT_THEN: f64 = 1.5;
 /// Bled speech is at least this much quieter: 6 dB.
 const QUIETER: f64 = 0.5;
 
@@ -21,19 +25,20 @@ pub fn remove(
 ) -> usize {
     let heard: Vec<Vec<Heard>> = channels.iter().map(|segments| hear(segments)).collect();
     let mut bled: Vec<Vec<bool>> = heard.iter().map(|words| vec![false; words.len()]).collect();
-    for first in 0..heard.len() {
-        for second in first + 1..heard.len() {
-            for (here, word) in heard[first].iter().enumerate() {
-                let Some(there) = twin(word, &heard[second]) else {
-                    continue;
-                };
-                let loud = level(files[first], word);
-                let other = level(files[second], &heard[second][there]);
-                if other < loud * QUIETER {
-                    bled[second][there] = true;
-                } else if loud < other * QUIETER {
-                    bled[first][here] = true;
-                }
+    for (here, words) in heard.iter().enumerate() {
+        for (there, others) in heard.iter().enumerate().filter(|(there, _)| *there != here) {
+            let is_bled = |word: &Heard, within| {
+                twin(word, others, within).is_some_and(|other| {
+                    level(files[here], word) < level(files[there], other) * QUIETER
+                })
+            };
+            let mut found: Vec<bool> = words.iter().map(|word| is_bled(word, SAME_TIME)).collect();
+            let mostly = mostly_bled(words, &found);
+            for (found, word) in found.iter_mut().zip(words) {
+                *found = *found || (mostly.contains(&word.segment) && is_bled(word, ABOUT_THEN));
+            }
+            for (bled, found) in bled[here].iter_mut().zip(found) {
+                *bled = *bled || found;
             }
         }
     }
@@ -78,22 +83,32 @@ fn hear(segments: &[TranscriptSegment]) -> Vec<Heard> {
     heard
 }
 
-/// The nearest of the same words at the same time.
-fn twin(word: &Heard, others: &[Heard]) -> Option<usize> {
+/// The segments of which at least half the words are bled.
+fn mostly_bled(words: &[Heard], bled: &[bool]) -> HashSet<usize> {
+    let mut balance: HashMap<usize, i64> = HashMap::new();
+    for (word, bled) in words.iter().zip(bled) {
+        *balance.entry(word.segment).or_default() += if *bled { 1 } else { -1 };
+    }
+    balance
+        .into_iter()
+        .filter_map(|(segment, balance)| (balance >= 0).then_some(segment))
+        .collect()
+}
+
+/// The nearest of the same words that begin within so many seconds.
+fn twin<'a>(word: &Heard, others: &'a [Heard], within: f64) -> Option<&'a Heard> {
     if word.spoken.is_empty() {
         return None;
     }
-    let from = others.partition_point(|other| other.start < word.start - SAME_TIME);
+    let from = others.partition_point(|other| other.start < word.start - within);
     others[from..]
         .iter()
-        .enumerate()
-        .take_while(|(_, other)| other.start <= word.start + SAME_TIME)
-        .filter(|(_, other)| other.spoken == word.spoken)
-        .min_by(|(_, a), (_, b)| {
+        .take_while(|other| other.start <= word.start + within)
+        .filter(|other| other.spoken == word.spoken)
+        .min_by(|a, b| {
             let distance = |other: &Heard| (other.start - word.start).abs();
             distance(a).total_cmp(&distance(b))
         })
-        .map(|(index, _)| from + index)
 }
 
 /// The highest level of a file around a word, 0–1, from its waveform.

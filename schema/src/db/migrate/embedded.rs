@@ -69,6 +69,7 @@ pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
     "give_back_model_pull",
     "give_back_task",
     "give_back_tasks",
+    "job_eta",
     "job_progress",
     "job_stage",
     "job_stats",

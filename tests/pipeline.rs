@@ -1,0 +1,350 @@
+//! One file on several workers, stages that run together, fail or are run again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use serde_json::{Value, json};
+
+use crate::product::{Cluster, Product, eventually, repository, utterance};
+
+/// Files of at least forty seconds are cut into parts of about twenty.
+const SHORT_CHUNKS: [(&str, &str); 3] = [
+    ("DALSTON_CHUNK_TARGET_SECONDS", "20"),
+    ("DALSTON_CHUNK_MINIMUM_SECONDS", "8"),
+    // One task with a model at a time, so that several workers share the parts.
+    ("DALSTON_WORKER_CONCURRENCY", "1"),
+];
+
+fn dialogue() -> PathBuf {
+    repository().join("tests/audio/dialogues/dlg01.wav")
+}
+
+async fn tasks(product: &Product, job: &str) -> Vec<Value> {
+    let list = product
+        .get(&format!("/v1/audio/transcriptions/{job}/tasks"))
+        .await;
+    list["tasks"].as_array().unwrap().clone()
+}
+
+fn stage_names(job: &Value) -> Vec<String> {
+    job["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| stage["stage"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// What must not depend on how the work was shared out.
+fn result(job: &Value) -> Value {
+    json!([
+        job["text"],
+        job["segments"],
+        job["speakers"],
+        job["language_code"],
+        job["warnings"]
+    ])
+}
+
+/// Whether two results are equal but for figures that differ by at most `tolerance`. Confidences are not compared when that
+/// is more than rounding.
+fn same(a: &Value, b: &Value, tolerance: f64) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= tolerance
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, tolerance))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let compared = |key: &str| tolerance <= ROUNDING || !key.ends_with("confidence");
+            a.len() == b.len()
+                && a.iter()
+                    .filter(|(key, _)| compared(key))
+                    .all(|(key, value)| {
+                        b.get(key)
+                            .is_some_and(|other| same(value, other, tolerance))
+                    })
+        }
+        _ => a == b,
+    }
+}
+
+/// What the order of additions in a batch does to a figure.
+const ROUNDING: f64 = 1e-3;
+/// What the scale of an int8 activation, which depends on the window around a word, does to the time of the word: up to
+/// four of the aligner's frames.
+const ALIGNED: f64 = 0.085;
+
+#[tokio::test]
+async fn parts_on_two_workers_give_the_transcript_of_one() {
+    let mut product = Product::start_with(Cluster::shared(), &SHORT_CHUNKS).await;
+    product.start_worker().await;
+    product.start_worker().await;
+    for (model, align, tolerance) in [
+        ("whisper-nano", None, ROUNDING),
+        ("parakeet-tdt-nano", Some("wav2vec2-nano"), ALIGNED),
+    ] {
+        let mut fields = vec![("model", model), ("speaker_detection", "diarize")];
+        fields.extend(align.map(|aligner| ("model_align", aligner)));
+        let parts = product.submit(&dialogue(), &fields).await;
+        fields.push(("chunk_target_seconds", "0"));
+        let whole = product.submit(&dialogue(), &fields).await;
+        let (parts, whole) = (
+            product.wait_completed(&parts).await,
+            product.wait_completed(&whole).await,
+        );
+        let names = stage_names(&parts);
+        let mut expected = vec!["transcribe_c000", "transcribe_c002", "diarize"];
+        expected.extend(align.map(|_| "align_c001"));
+        for name in expected {
+            assert!(names.contains(&name.to_owned()), "{names:?}");
+        }
+        assert!(stage_names(&whole).contains(&"transcribe".to_owned()));
+        let (ours, theirs) = (result(&parts), result(&whole));
+        assert!(
+            same(&ours, &theirs, tolerance),
+            "{model}: {ours:#}\n{theirs:#}"
+        );
+        assert!(parts["text"].as_str().unwrap().len() > 500);
+    }
+    product.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn a_lost_part_is_one_retry_and_not_a_lost_job() {
+    let settings = [
+        SHORT_CHUNKS.as_slice(),
+        &[("DALSTON_LOAD_ENGINE_REALTIME_FACTOR", "0.1")],
+    ]
+    .concat();
+    let mut product = Product::start_with(Cluster::shared(), &settings).await;
+    product.start_worker().await;
+    product.start_worker().await;
+    let job = product.submit(&dialogue(), &[("model", "sleep")]).await;
+    eventually("both workers to run a part", async || {
+        let running = tasks(&product, &job)
+            .await
+            .iter()
+            .filter(|task| task["status"] == "running" && task["engine_id"] == "sleep")
+            .count();
+        (running == 2).then_some(())
+    })
+    .await;
+    product.workers.remove(0).kill();
+    let body = product.wait_completed(&job).await;
+    let retried: Vec<i64> = tasks(&product, &job)
+        .await
+        .iter()
+        .map(|task| task["retries"].as_i64().unwrap())
+        .filter(|retries| *retries > 0)
+        .collect();
+    assert_eq!(retried, [1], "{body:#}");
+    // The engine names each stretch of speech; all are there, in order.
+    let heard: Vec<&str> = body["text"].as_str().unwrap().split(' ').collect();
+    let expected: Vec<String> = (0..heard.len()).map(|n| format!("region{n}")).collect();
+    assert_eq!(heard, expected);
+    product.assert_consistent().await;
+}
+
+#[tokio::test]
+async fn progress_only_grows_and_the_estimate_holds_from_a_fifth_on() {
+    let settings = [
+        SHORT_CHUNKS.as_slice(),
+        &[
+            ("DALSTON_LOAD_ENGINE_REALTIME_FACTOR", "0.12"),
+            ("DALSTON_HEARTBEAT_SECONDS", "0.1"),
+        ],
+    ]
+    .concat();
+    let mut product = Product::start_with(Cluster::shared(), &settings).await;
+    product.start_worker().await;
+    let job = product.submit(&dialogue(), &[("model", "sleep")]).await;
+    let mut seen: Vec<(Instant, f64, Option<f64>)> = Vec::new();
+    eventually("the job to be completed", async || {
+        let body = product
+            .get(&format!("/v1/audio/transcriptions/{job}"))
+            .await;
+        seen.push((
+            Instant::now(),
+            body["progress"].as_f64().unwrap(),
+            body["eta_seconds"].as_f64(),
+        ));
+        (body["status"] == "completed").then_some(())
+    })
+    .await;
+    let end = seen[seen.len() - 1].0;
+    assert!(
+        seen.windows(2).all(|pair| pair[0].1 <= pair[1].1),
+        "{seen:?}"
+    );
+    let told: Vec<(f64, f64)> = seen
+        .iter()
+        .filter(|(_, progress, _)| (20.0..90.0).contains(progress))
+        .map(|(at, _, eta)| ((end - *at).as_secs_f64(), eta.unwrap()))
+        .collect();
+    assert!(told.len() >= 10, "{seen:?}");
+    for (left, eta) in told {
+        // Half a second is what writing the transcript and looking once more take.
+        assert!((eta - left).abs() <= 0.2 * left + 0.5, "{eta} of {left} s");
+    }
+}
+
+#[tokio::test]
+async fn one_task_for_all_stages_gives_what_several_give() {
+    let mut product = Product::start().await;
+    product.start_worker().await;
+    let fields = [
+        ("model", "whisper-nano"),
+        ("language", "en"),
+        ("model_align", "wav2vec2-nano"),
+        ("speaker_detection", "diarize"),
+    ];
+    let staged = product.submit(&dialogue(), &fields).await;
+    let together = [fields.as_slice(), &[("pipeline", "integrated")]].concat();
+    let integrated = product.submit(&dialogue(), &together).await;
+    let (staged, integrated) = (
+        product.wait_completed(&staged).await,
+        product.wait_completed(&integrated).await,
+    );
+    assert_eq!(stage_names(&integrated), ["prepare", "transcribe", "merge"]);
+    let (ours, theirs) = (result(&integrated), result(&staged));
+    assert!(same(&ours, &theirs, ROUNDING), "{ours:#}\n{theirs:#}");
+    assert_eq!(integrated["speakers"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_diarization_costs_no_transcript_and_can_be_run_again() {
+    let mut product = Product::start().await;
+    let worker = product.start_worker().await;
+    // The worker stands still while the clip it will need is taken away.
+    product.workers[worker].signal(libc::SIGSTOP);
+    let clip = std::fs::read(utterance("test-00017")).unwrap();
+    let form = reqwest::multipart::Form::new()
+        .part(
+            "file",
+            reqwest::multipart::Part::bytes(std::fs::read(dialogue()).unwrap())
+                .file_name("dlg01.wav"),
+        )
+        .text("known_speaker_names[]", "Ada")
+        .text(
+            "known_speaker_references[]",
+            format!(
+                "data:audio/wav;base64,{}",
+                base64::engine::general_purpose::STANDARD.encode(clip)
+            ),
+        )
+        .text("model", "whisper-nano")
+        .text("language", "en")
+        .text("speaker_detection", "diarize");
+    let answer = product
+        .request(reqwest::Method::POST, "/v1/audio/transcriptions")
+        .multipart(form)
+        .send()
+        .await
+        .unwrap();
+    let status = answer.status();
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(status, 201, "{body}");
+    let job = body["id"].as_str().unwrap();
+    let key: String = sqlx::query_scalar(
+        "select parameters->'known_speaker_references'->0->>'key' from jobs where id::text = $1",
+    )
+    .bind(job)
+    .fetch_one(&product.database)
+    .await
+    .unwrap();
+    let stored = find(product.folder(), &key);
+    let hidden = product.folder().join("hidden.wav");
+    std::fs::rename(&stored, &hidden).unwrap();
+    product.workers[worker].signal(libc::SIGCONT);
+
+    let body = product.wait_completed(job).await;
+    let text = body["text"].as_str().unwrap().to_owned();
+    assert!(
+        text.len() > 500 && body["speakers"] == json!([]),
+        "{body:#}"
+    );
+    let warnings = body["warnings"].to_string();
+    assert!(
+        warnings.contains("diarize failed and was left out"),
+        "{warnings}"
+    );
+    let all = tasks(&product, job).await;
+    let skipped = all.iter().find(|task| task["stage"] == "diarize").unwrap();
+    assert_eq!(skipped["status"], "skipped");
+
+    std::fs::rename(&hidden, &stored).unwrap();
+    let again = product
+        .request(
+            reqwest::Method::POST,
+            &format!(
+                "/v1/audio/transcriptions/{job}/tasks/{}/retry",
+                skipped["task_id"].as_str().unwrap()
+            ),
+        )
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        again.status().is_success(),
+        "{}",
+        again.text().await.unwrap()
+    );
+    let body = product.wait_completed(job).await;
+    assert_eq!(body["text"], text.as_str());
+    assert_eq!(body["speakers"].as_array().unwrap().len(), 2, "{body:#}");
+    let after = tasks(&product, job).await;
+    let started = |tasks: &[Value], stage: &str| {
+        let task = tasks.iter().find(|task| task["stage"] == stage).unwrap();
+        task["started_at"].clone()
+    };
+    // Only what failed and what depends on it ran again.
+    assert_eq!(started(&all, "transcribe"), started(&after, "transcribe"));
+    assert_ne!(started(&all, "diarize"), started(&after, "diarize"));
+    assert_ne!(started(&all, "merge"), started(&after, "merge"));
+}
+
+/// The file of an object, wherever in the data folder the store is.
+fn find(folder: &std::path::Path, key: &str) -> PathBuf {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        if next.join(key).is_file() {
+            return next.join(key);
+        }
+        let entries = std::fs::read_dir(&next).unwrap().flatten();
+        folders.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    panic!("{key} is not under {}", folder.display());
+}
+
+#[tokio::test]
+async fn a_job_may_wait_for_a_model_that_no_worker_has() {
+    let settings = [
+        ("DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR", "wait"),
+        ("DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS", "2"),
+    ];
+    let mut product = Product::start_with(Cluster::shared(), &settings).await;
+    let lost = product.submit(&utterance("test-00000"), &[]).await;
+    let depth: i64 = sqlx::query_scalar(
+        "select sum(ready)::bigint from queue_depth where workers = 0 and stage = 'prepare'",
+    )
+    .fetch_one(&product.database)
+    .await
+    .unwrap();
+    assert_eq!(depth, 1);
+    let body = product.wait_for(&lost, &["failed"]).await;
+    let error = body["error"].as_str().unwrap();
+    assert!(error.contains("no worker has offered prepare"), "{error}");
+    let patient = product.submit(&utterance("test-00000"), &[]).await;
+    let started = Instant::now();
+    product.start_worker().await;
+    product.wait_completed(&patient).await;
+    assert!(started.elapsed() < Duration::from_secs(60));
+    product.assert_consistent().await;
+}
