@@ -408,6 +408,38 @@ async fn a_full_disk_refuses_uploads_and_delays_running_jobs_but_loses_none() {
 }
 
 #[tokio::test]
+async fn processes_whose_logs_cannot_be_written_go_on_and_say_so_later() {
+    let mut product = Product::start().await;
+    let flag = product.folder().join("log-is-full");
+    let full = [
+        ("LD_PRELOAD", shim().to_owned()),
+        (
+            "DALSTON_FAULT_LOG_FULL_WHILE",
+            flag.to_str().unwrap().to_owned(),
+        ),
+    ];
+    let full: Vec<(&str, &str)> = full.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    assert!(product.api.take().unwrap().stop().await.success());
+    product.start_api_with(&full).await;
+    let worker = product.start_worker_with(&full).await;
+
+    std::fs::write(&flag, "").unwrap();
+    let unheard = product.submit_load("seconds=0").await;
+    product.wait_completed(&unheard).await;
+    assert!(!product.workers[worker].log().contains(&unheard));
+    std::fs::remove_file(&flag).unwrap();
+    let heard = product.submit_load("seconds=0").await;
+    product.wait_completed(&heard).await;
+    for process in [product.api.as_ref().unwrap(), &product.workers[worker]] {
+        eventually("the log to say what it lost", async || {
+            process.log().contains("log lines were lost").then_some(())
+        })
+        .await;
+    }
+    product.assert_consistent().await;
+}
+
+#[tokio::test]
 async fn workers_started_and_killed_at_random_finish_every_job() {
     let mut product = Product::start().await;
     product.start_worker().await;

@@ -1,9 +1,12 @@
 //! Where log lines go and how they look: standard error, for people or as JSON.
 
+mod writer;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use crate::config::{Config, LogFormat};
+use writer::LogWriter;
 
 /// How much a command logs when nobody set a level: long-running commands tell what happens, clients only what went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,9 @@ pub fn start(config: &Config, talk: Talk) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("DALSTON_LOG_LEVEL is {:?}: {error}", config.log_level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(LogWriter::stderr(config.log_format))
+        // It would say so with a macro that panics when standard error cannot be written.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Console => {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -2,13 +2,16 @@
 
 use std::io::Write;
 
-/// Writes a line to standard output. A closed pipe (`dalston jobs list | head`) ends the program quietly, as it should.
+/// Writes a line to standard output. A closed pipe (`dalston jobs list | head`) ends the program quietly, as it should;
+/// any other failure ends it with a message, since a result that went nowhere is no success.
 pub fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush())
-        && error.kind() == std::io::ErrorKind::BrokenPipe
-    {
-        std::process::exit(0);
+    if let Err(error) = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        note(format!("dalston: writing to standard output: {error}"));
+        std::process::exit(1);
     }
 }
 

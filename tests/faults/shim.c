@@ -4,6 +4,7 @@
  *                                        the monotonic clock, which timers use, is left alone.
  *   DALSTON_FAULT_FULL_WHILE=/path/flag  writes to regular files fail with "no space left on device" while the
  *                                        file `flag` exists; sockets, pipes and the standard streams (the log) still work.
+ *   DALSTON_FAULT_LOG_FULL_WHILE=/path   the same for standard output and error alone.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -50,9 +51,9 @@ time_t time(time_t *result) {
 }
 
 static int disk_is_full_for(int descriptor) {
-  const char *flag = getenv("DALSTON_FAULT_FULL_WHILE");
+  const char *flag = getenv(descriptor > STDERR_FILENO ? "DALSTON_FAULT_FULL_WHILE" : "DALSTON_FAULT_LOG_FULL_WHILE");
   struct stat facts;
-  return flag && descriptor > STDERR_FILENO && access(flag, F_OK) == 0 && fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode);
+  return flag && access(flag, F_OK) == 0 && fstat(descriptor, &facts) == 0 && S_ISREG(facts.st_mode);
 }
 
 #define FAIL_WHEN_FULL(descriptor) \
