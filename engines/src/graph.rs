@@ -7,6 +7,9 @@
 //! processes find it. A graph that is not recognised is left alone and the reason returned.
 //!
 //! [`source`] reads, [`recognise`] finds, [`rewrite`] writes; [`operators`] are the kernels the new graphs call.
+//!
+//! Beside it, for graphs of any kind: [`interface`] says what a file holds without loading it, [`shared_prefix`] splits off
+//! the layers that overlapping windows share.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
