@@ -105,8 +105,13 @@ impl Client {
     }
 
     /// DELETEs.
-    pub async fn delete(&self, segments: &[&str]) -> anyhow::Result<Value> {
-        self.json(self.request(Method::DELETE, segments)).await
+    pub async fn delete(
+        &self,
+        segments: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Value> {
+        self.json(self.request_with(Method::DELETE, segments, query))
+            .await
     }
 
     /// GETs text.

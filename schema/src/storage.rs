@@ -1,4 +1,5 @@
-//! The object store: a folder, an S3-compatible server, or memory in tests. Holds audio and nothing else.
+//! The object store: a folder, an S3-compatible server, or memory in tests. Holds audio, and models that
+//! workers share, and nothing else.
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dalston_schema::db::PgPool;
+use dalston_schema::db::audit::{self, NewAuditEvent};
 use dalston_schema::db::models::{self, ClaimedPull, PulledModel};
 use dalston_schema::{Storage, WorkerId};
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +121,8 @@ impl ModelRegistry {
                     stage: model.manifest.stage.as_str().to_owned(),
                     size_bytes: model.size_bytes(),
                 };
+                let detail = json!({ "size_bytes": pulled.size_bytes });
+                self.audit("model.downloaded", &pull.id, detail).await;
                 models::end_pull(&self.pool, pull, Ok(&pulled)).await
             }
             Err(ModelStoreError::Cancelled) if end.is_cancelled() => {
@@ -138,11 +142,33 @@ impl ModelRegistry {
             }
             Err(error) => {
                 tracing::warn!(model = pull.id, %error, "{} could not be pulled", pull.id);
-                models::end_pull(&self.pool, pull, Err(&error.to_string())).await
+                let error = error.to_string();
+                let detail = json!({ "error": error });
+                self.audit("model.download_failed", &pull.id, detail).await;
+                models::end_pull(&self.pool, pull, Err(&error)).await
             }
         };
         if let Err(error) = ended {
             tracing::warn!(model = pull.id, %error, "the end of a pull could not be recorded; it will be pulled again");
+        }
+    }
+
+    /// Writes a line of the audit log; trouble with it is logged.
+    async fn audit(&self, action: &str, model: &str, detail: Value) {
+        let event = NewAuditEvent {
+            correlation_id: None,
+            tenant_id: None,
+            actor_type: "system".to_owned(),
+            actor_id: self.worker.to_string(),
+            action: action.to_owned(),
+            resource_type: "model".to_owned(),
+            resource_id: model.to_owned(),
+            detail: Some(detail),
+            ip_address: None,
+            user_agent: None,
+        };
+        if let Err(error) = audit::append(&self.pool, &event).await {
+            tracing::error!(%error, action, "the audit log could not be written");
         }
     }
 

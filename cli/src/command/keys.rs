@@ -149,7 +149,7 @@ async fn through_server(command: &Keys, config: &Config) -> anyhow::Result<Value
         }
         Keys::List(options) => client.get(&["auth", "keys"], &[("include_revoked", options.all.to_string())]).await,
         Keys::Revoke(options) => {
-            client.delete(&["auth", "keys", &options.id]).await?;
+            client.delete(&["auth", "keys", &options.id], &[]).await?;
             Ok(json!({ "id": options.id, "is_revoked": true }))
         }
     }

@@ -61,7 +61,7 @@ pub struct List {
 
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// A model of the catalogue, or a hub repository that holds a Whisper export
+    /// A model of the catalogue, or a hub repository with an ONNX export that Dalston runs
     id: String,
     /// Fetch it again although it is here
     #[arg(long)]
@@ -87,6 +87,9 @@ pub struct Import {
 pub struct Remove {
     /// The model's id
     id: String,
+    /// With --server: forget also what users and the hub said of it
+    #[arg(long)]
+    purge: bool,
 }
 
 /// Runs one of the commands.
@@ -312,7 +315,9 @@ async fn on_server(command: Models, client: &Client, quiet: bool) -> anyhow::Res
             "a folder is imported on the machine that runs the worker: run `dalston models import` there, without --server"
         ),
         Models::Rm(options) => {
-            let answer = client.delete(&["v1", "models", &options.id]).await?;
+            let path = ["v1", "models", &options.id];
+            let query = [("purge", options.purge.to_string())];
+            let answer = client.delete(&path, &query).await?;
             print::line(answer["message"].as_str().unwrap_or("Removed."));
             Ok(())
         }

@@ -20,8 +20,8 @@ pub enum ModelStoreError {
     },
     /// Neither the catalogue nor the hub's naming knows it.
     #[error(
-        "there is no model {0}; `dalston models list --catalogue` names the published ones, and any hub repository with a \
-         Whisper export can be given as ORGANISATION/NAME"
+        "there is no model {0}; `dalston models list --catalogue` names the published ones, and any hub repository with an \
+         ONNX export that Dalston runs can be given as ORGANISATION/NAME"
     )]
     UnknownModel(String),
     /// A known name that is no model that can be fetched.
@@ -60,8 +60,9 @@ pub enum ModelStoreError {
     /// Files that make no known model.
     #[error(
         "{folder} holds no model in a layout Dalston knows. A Whisper folder has config.json, tokenizer.json, \
-         onnx/encoder_model*.onnx and onnx/decoder_model_merged*.onnx; export one with `optimum-cli export onnx`, or \
-         pull a published one"
+         onnx/encoder_model*.onnx and onnx/decoder_model_merged*.onnx; a Parakeet folder vocab.txt and \
+         encoder-model*.onnx with decoder_joint-model*.onnx, or model*.onnx; a wav2vec 2.0 folder config.json, \
+         vocab.json and onnx/model*.onnx. Export one with `optimum-cli export onnx`, or pull a published one"
     )]
     Unrecognised {
         /// What was looked at.
