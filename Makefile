@@ -47,7 +47,7 @@ bench: bench-queue bench-asr bench-diarization ## run every benchmark; results g
 bench-queue: build ## task engine: throughput against the bare claim-and-delete floor, claim latency
 	$(FETCHED_POSTGRES) $(CARGO) run --release --locked -p dalston-bench-queue
 
-bench-asr: build ## Whisper: throughput against other engines on the same weights and audio
+bench-asr: build ## Whisper and Parakeet: throughput against other engines on the same weights and audio
 	$(PYTHON) bench/asr/run.py
 
 bench-diarization: build ## speakers: throughput against pyannote on the same weights and audio

@@ -1,9 +1,10 @@
-"""Whisper beside other engines: same weights, same machine, same threads, same audio.
+"""Whisper and Parakeet beside other engines: same weights, same machine, same threads, same audio.
 
-    python bench/asr/run.py [--models tiny,base,nano] [--threads 1] [--rounds 5] [--seconds 240]
+    python bench/asr/run.py [--models tiny,base,nano,parakeet] [--threads 1] [--rounds 5] [--seconds 240]
 
 Models: `tiny` and `base` are Whispers of real size with random weights that say a known text (scripted_whisper.py), so
-equal work and an exact oracle; `nano` is the bundled model on bundled speech. Peers: faster-whisper (CTranslate2 int8,
+equal work and an exact oracle; `nano` is the bundled model on bundled speech. `parakeet` is the bundled Parakeet, and
+`parakeet=FOLDER` one in a folder of onnx-asr's layout; its peer is onnx-asr (int8, batched). Peers of Whisper: faster-whisper (CTranslate2 int8,
 batched), onnx-asr (int8, batched) and transformers (PyTorch, float: the reference), each at the batch size that is
 fastest for it here. All engines stay loaded and take turns (A B C, A B C …) after a pass to warm up; the figure of an
 engine is the median of its passes. With one thread everything is pinned to one core and CPU seconds are compared,
@@ -29,12 +30,15 @@ OUT = REPOSITORY / "bench" / "out"
 PYTHON = CACHE / "asr-venv" / "bin" / "python"
 OURS = REPOSITORY / "target" / "release" / "examples" / "asr_bench"
 NANO = REPOSITORY / "engines" / "models" / "whisper-nano"
+PARAKEET = REPOSITORY / "engines" / "models" / "parakeet-tdt-nano"
 SPEECH = REPOSITORY / "tests" / "audio" / "dialogues"
 WINDOW_S = 30
-BATCHES = {"ours": (4, 8, 16), "faster-whisper": (4, 8, 16), "onnx-asr": (4, 8, 16), "transformers": (4, 8)}
+BATCHES = {"ours": (4, 8, 16), "faster-whisper": (4, 8, 16), "onnx-asr": (4, 8, 16), "transformers": (4, 8), "parakeet": (1, 4, 8)}
+WHISPER_ENGINES = ("ours", "faster-whisper", "onnx-asr", "transformers")
 # What an engine's folder is called, and how an engine is named in the results.
-FOLDERS = {"ours": "onnx-int8", "faster-whisper": "ct2-int8", "onnx-asr": "onnx-int8", "transformers": "hf"}
-NAMES = {"faster-whisper": "faster_whisper", "onnx-asr": "onnx_asr", "transformers": "reference"}
+FOLDERS = {"ours": "onnx-int8", "faster-whisper": "ct2-int8", "onnx-asr": "onnx-int8", "transformers": "hf", "parakeet": ""}
+NAMES = {"faster-whisper": "faster_whisper", "onnx-asr": "onnx_asr", "transformers": "reference", "parakeet": "onnx_asr"}
+PARAKEET_GOAL = 1.3
 GOALS = {"faster_whisper": 1.2, "onnx_asr": 1.1, "reference": 3.0}
 
 
@@ -99,7 +103,7 @@ class Engine:
 
     def __init__(self, name, model, audio, threads, batch):
         self.name, self.batch = name, batch
-        folder = model if model == NANO else model / FOLDERS[name]
+        folder = model if (model / "vocab.txt").is_file() or model == NANO else model / FOLDERS[name]
         if name == "ours":
             command = [OURS, folder, audio, "int8", threads, batch]
         else:
@@ -165,12 +169,17 @@ def similarity(text, wanted):
 
 def measure(name, options, peers):
     """Rows and printed lines for one model."""
-    # Without the peers' environment no model can be made; the bundled one needs none.
-    model = prepare_model(name) if peers else NANO if name == "nano" else None
+    wanted = WHISPER_ENGINES
+    if name.split("=")[0] == "parakeet":
+        name, _, folder = name.partition("=")
+        name, model, wanted = (f"{name}_{Path(folder).name}", Path(folder), ("ours", "parakeet")) if folder else (name, PARAKEET, ("ours", "parakeet"))
+    else:
+        # Without the peers' environment no model can be made; the bundled one needs none.
+        model = prepare_model(name) if peers else NANO if name == "nano" else None
     if not model:
         return []
     audio = make_audio(options.seconds)
-    engines = [best_engine(engine, model, audio, options.threads) for engine in BATCHES if engine == "ours" or peers]
+    engines = [best_engine(engine, model, audio, options.threads) for engine in wanted if engine == "ours" or peers]
     engines = [engine for engine in engines if engine]
     passes = {engine.name: [] for engine in engines}
     for _ in range(options.rounds):
@@ -183,7 +192,8 @@ def measure(name, options, peers):
 
     windows = -(-options.seconds // WINDOW_S)
     expected = (model / "expect.txt").read_text() if (model / "expect.txt").is_file() else None
-    wanted = " ".join([expected.strip()] * windows) if expected else passes.get("transformers", passes["ours"])[0]["text"]
+    reference = passes.get("transformers") or passes.get("parakeet") or passes["ours"]
+    wanted = " ".join([expected.strip()] * windows) if expected else reference[0]["text"]
     figures, rows = {}, []
     print(f"\n{name}: {options.seconds} s of audio, {options.threads} thread(s), median of {options.rounds}")
     print(f"  {'engine':16} {'batch':>5} {'cpu s':>8} {'wall s':>8} {'x real time':>12} {'peak MiB':>9}  text")
@@ -204,18 +214,18 @@ def measure(name, options, peers):
     return rows
 
 
-def memory(options):
-    """Peak memory on two and on twenty minutes, of the bundled model at its default batch size."""
+def memory(name, model, options):
+    """Peak memory on two and on twenty minutes, of a bundled model at its default batch size."""
     peaks = []
     # The first load rewrites the model's graphs, which takes memory of its own: it is not counted.
     for seconds in (30, 120, 1200):
-        engine = Engine("ours", NANO, make_audio(seconds), options.threads, 8)
+        engine = Engine("ours", model, make_audio(seconds), options.threads, 8)
         result = engine.transcribe()
         engine.stop()
         if not result:
             raise SystemExit(f"our own engine does not run: see {engine.errors}")
         peaks.append(result["peak_rss_mib"])
-    return [row("memory_20min_vs_2min", peaks[2], peaks[1], "MiB at the peak (lower is better, 1 is flat)")]
+    return [row(f"{name}memory_20min_vs_2min", peaks[2], peaks[1], "MiB at the peak (lower is better, 1 is flat)")]
 
 
 def row(name, ours, reference, unit):
@@ -224,7 +234,7 @@ def row(name, ours, reference, unit):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--models", default="tiny,base,nano", help="which to measure, separated by commas")
+    arguments.add_argument("--models", default="tiny,base,nano,parakeet", help="which to measure, separated by commas")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=int, default=240, help="length of the audio, whole windows of 30 s")
@@ -236,11 +246,14 @@ def main():
     rows = []
     for name in options.models.split(","):
         rows += measure(name, options, peers)
-    rows += memory(options)
+    rows += memory("", NANO, options)
+    if "parakeet" in options.models.split(","):
+        rows += memory("parakeet_", PARAKEET, options)
     (OUT / "asr.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(f"\n{'':32} {'ours':>9} {'other':>9} {'ratio':>7}  goal")
     for result in rows:
         goal = next((goal for peer, goal in GOALS.items() if result["name"].endswith(f"_vs_{peer}")), None)
+        goal = PARAKEET_GOAL if goal and result["name"].startswith("parakeet") else goal
         print(f"{result['name']:32} {result['ours']:9.1f} {result['reference']:9.1f} {result['ratio']:7.2f}  {goal or 'flat: 1'}")
     print(f"written to {(OUT / 'asr.json').relative_to(REPOSITORY)}")
 

@@ -1,6 +1,6 @@
 """Transcribes one file again and again with a peer: a pass for every line on standard input, a line of JSON for each.
 
-    python worker.py ENGINE MODEL AUDIO.wav THREADS BATCH      ENGINE: faster-whisper | onnx-asr | transformers
+    python worker.py ENGINE MODEL AUDIO.wav THREADS BATCH      ENGINE: faster-whisper | onnx-asr | parakeet | transformers
 
 The audio is cut into windows of 30 s, as `engines/examples/asr_bench.rs` cuts it; greedy, English, no fallback.
 """
@@ -41,6 +41,16 @@ def onnx_asr(model, audio, threads, batch):
     return lambda: [text for part in batches(audio, batch) for text in loaded.recognize(part, sample_rate=16000, language="en")]
 
 
+def parakeet(model, audio, threads, batch):
+    """onnx-asr on a Parakeet folder in its own layout."""
+    import onnx_asr as peer
+    import onnxruntime
+    session = onnxruntime.SessionOptions()
+    session.intra_op_num_threads = threads
+    loaded = peer.load_model("nemo-conformer-tdt", model, quantization="int8", sess_options=session, providers=["CPUExecutionProvider"])
+    return lambda: [text for part in batches(audio, batch) for text in loaded.recognize(part, sample_rate=16000)]
+
+
 def transformers(model, audio, threads, batch):
     import torch
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
@@ -65,7 +75,7 @@ def main():
     with wave.open(path) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2), "16 kHz mono s16 wanted"
         audio = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
-    make = {"faster-whisper": faster_whisper, "onnx-asr": onnx_asr, "transformers": transformers}[engine]
+    make = {"faster-whisper": faster_whisper, "onnx-asr": onnx_asr, "parakeet": parakeet, "transformers": transformers}[engine]
     run = make(model, audio, int(threads), int(batch))
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -210,7 +210,7 @@ fn behind_moves<'a>(source: &'a Source, mut value: &'a str) -> &'a str {
         let node = source.node(index);
         match node.op_type.as_str() {
             "Transpose" | "Squeeze" | "Unsqueeze" | "Reshape" | "Identity" | "Cast" => {
-                value = &node.input[0]
+                value = &node.input[0];
             }
             _ => break,
         }
