@@ -61,7 +61,8 @@ async fn the_official_openai_sdk_works_unchanged() {
     let mut command = Command::new(python());
     command
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py"))
-        .args([&product.url, ADMIN_KEY, &sample(), SAMPLE.1]);
+        .args([&product.url, ADMIN_KEY, &sample(), SAMPLE.1])
+        .arg(repository().join("tests/audio/dialogues/dlg01.wav"));
     let (code, output, errors) = run(command).await;
     assert_eq!(code, 0, "{output}\n{errors}");
 }

@@ -1,17 +1,23 @@
 """Drives a running Dalston with the official openai package, as a user would, and checks every answer.
 
-    python openai_sdk.py BASE_URL KEY AUDIO EXPECTED_TEXT
+    python openai_sdk.py BASE_URL KEY AUDIO EXPECTED_TEXT DIALOGUE
+
+DIALOGUE is a recording of several speakers, DIALOGUE without its extension and with `.json` who says what in it.
 
 Each function is one scenario; the first that fails ends the run with its name and a non-zero status.
 """
 
+import base64
+import io
 import json
 import sys
 import urllib.request
+import wave
+from pathlib import Path
 
 import openai
 
-BASE_URL, KEY, AUDIO, EXPECTED = sys.argv[1:5]
+BASE_URL, KEY, AUDIO, EXPECTED, DIALOGUE = sys.argv[1:6]
 client = openai.OpenAI(base_url=f"{BASE_URL}/v1", api_key=KEY, max_retries=0, timeout=120)
 
 
@@ -80,6 +86,76 @@ def streaming():
     assert kinds[-1] == "transcript.text.done" and "transcript.text.delta" in kinds, kinds
     deltas = "".join(event.delta for event in events if event.type == "transcript.text.delta")
     assert words(deltas) == words(events[-1].text) == words(EXPECTED), (deltas, events[-1].text)
+
+
+def dialogue(**options):
+    return client.audio.transcriptions.create(
+        file=open(DIALOGUE, "rb"), model="gpt-4o-transcribe-diarize", chunking_strategy="auto", **options
+    )
+
+
+def turns():
+    return json.loads(Path(DIALOGUE).with_suffix(".json").read_text())["segments"]
+
+
+def speakers_are_told_apart():
+    result = dialogue(response_format="diarized_json")
+    assert result.task == "transcribe" and result.duration > 10, result
+    assert {segment.type for segment in result.segments} == {"transcript.text.segment"}
+    assert len({segment.id for segment in result.segments}) == len(result.segments)
+    speakers = {segment.speaker for segment in result.segments}
+    assert speakers == set("ABCDEF"[: len({turn["speaker"] for turn in turns()})]), speakers
+    assert words(" ".join(segment.text for segment in result.segments)) == words(result.text)
+
+
+def speakers_are_streamed_segment_by_segment():
+    events = list(dialogue(response_format="diarized_json", stream=True))
+    segments = [event for event in events if event.type == "transcript.text.segment"]
+    deltas = [event for event in events if event.type == "transcript.text.delta"]
+    assert [event.id for event in segments] == [event.segment_id for event in deltas]
+    assert {event.speaker for event in segments} >= {"A", "B"}
+    assert "".join(event.delta for event in deltas) == events[-1].text
+
+
+def voices_that_are_known_get_their_names():
+    names, clips = [], []
+    for turn in turns():
+        if turn["speaker"] not in names and not turn["overlaps_previous"] and turn["end"] - turn["start"] >= 2.0:
+            names.append(turn["speaker"])
+            clips.append(clip(turn["start"], turn["end"]))
+    called = {name: f"Person {index}" for index, name in enumerate(reversed(names))}
+    result = dialogue(
+        response_format="diarized_json",
+        known_speaker_names=[called[name] for name in names],
+        known_speaker_references=clips,
+    )
+    right = wrong = 0.0
+    for segment in result.segments:
+        for turn in turns():
+            shared = min(segment.end, turn["end"]) - max(segment.start, turn["start"])
+            if shared > 0 and segment.speaker == called[turn["speaker"]]:
+                right += shared
+            elif shared > 0:
+                wrong += shared
+    assert right > 4 * wrong, (right, wrong, [(segment.speaker, segment.start) for segment in result.segments])
+    raises(
+        openai.BadRequestError,
+        lambda: dialogue(known_speaker_names=["Ann"], known_speaker_references=["https://example.org/ann.wav"]),
+        code="invalid_known_speaker_references",
+    )
+
+
+def clip(start, end):
+    """A part of the dialogue as a data URL."""
+    with wave.open(DIALOGUE) as source:
+        rate = source.getframerate()
+        source.setpos(int(start * rate))
+        frames = source.readframes(int((end - start) * rate))
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as target:
+            target.setparams(source.getparams())
+            target.writeframes(frames)
+    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def language_prompt_and_temperature_are_accepted():
@@ -159,6 +235,9 @@ SCENARIOS = [
     verbose_json_with_words_and_segments,
     segments_only_when_only_they_are_asked_for,
     streaming,
+    speakers_are_told_apart,
+    speakers_are_streamed_segment_by_segment,
+    voices_that_are_known_get_their_names,
     language_prompt_and_temperature_are_accepted,
     our_own_model_ids_work,
     translation,
