@@ -31,7 +31,7 @@ pub mod tensor;
 use operators::cross_attention::HeadShape;
 
 /// Version of what is written. A change of layout or of an operator's meaning raises it, and folders are written anew.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const STAMP: &str = "stamp.json";
 const ENCODER: &str = "encoder.onnx";
 const DECODER: &str = "decoder.onnx";

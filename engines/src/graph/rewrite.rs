@@ -13,6 +13,8 @@ use super::source::Source;
 use super::tensor::transpose;
 use super::{Arithmetic, GraphError, Shape};
 
+mod stem;
+
 /// How products and attention are computed, decided for this processor when the graphs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernels {
@@ -335,39 +337,7 @@ pub fn write_encoder(
     writer
         .builder
         .input("input_features", element::FLOAT, &sizes);
-    let mut value = "input_features".to_owned();
-    for (at, &index) in encoder.convolutions.iter().enumerate() {
-        let Convolution { dims, kernel, bias } = linear::convolution(source, index)?;
-        let name = format!("encoder.conv{}", at + 1);
-        let kernel = writer
-            .builder
-            .floats(&format!("{name}.weight"), &dims, || Ok(kernel))?;
-        let bias = writer
-            .builder
-            .floats(&format!("{name}.bias"), &dims[..1], || Ok(bias))?;
-        let ints = |name: &str, default: &[i64]| {
-            let found = source
-                .node(index)
-                .attribute(name)
-                .map(|attribute| attribute.ints.clone());
-            Attribute::Ints(found.unwrap_or_else(|| default.to_vec()))
-        };
-        let attributes = [
-            ("pads", ints("pads", &[0, 0])),
-            ("strides", ints("strides", &[1])),
-            ("kernel_shape", Attribute::Ints(vec![dims[2] as i64])),
-        ];
-        value = writer
-            .builder
-            .node("Conv", "", &[&value, &kernel, &bias], &attributes);
-        value = writer.builder.node("Gelu", MICROSOFT, &[&value], &[]);
-    }
-    value = writer.builder.node(
-        "Transpose",
-        "",
-        &[&value],
-        &[("perm", Attribute::Ints(vec![0, 2, 1]))],
-    );
+    let mut value = writer.convolutions(encoder, source)?;
     let positions =
         writer
             .builder

@@ -87,8 +87,9 @@ fn rewritten_int8_graphs_make_few_word_errors() {
     let answers = transcribe_all(&transcriber(Precision::Int8), files, &golden_options());
     let texts: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
     let rate = word_error_rate(&references, &texts);
-    // The float graphs reach 3.0 %; rounding moves the rate by a few words either way.
-    assert!(rate <= 0.045, "{rate}");
+    println!("word error rate in 8 bits: {:.2} %", 100.0 * rate);
+    // The float graphs make 48 errors in 1,394 words, 3.44 %; one utterance on the edge is worth five or six more.
+    assert!(rate <= 0.041, "{rate}");
 }
 
 #[test]
