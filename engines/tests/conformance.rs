@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use dalston_engines::registry::{Stage, engine_of};
 use dalston_engines::{
-    AudioSource, CancelFlag, Control, Device, ENGINES, EngineError, LoadOptions, LongForm,
-    Precision, Runtime, RuntimeOptions, Segment, SpeechRegion, TranscribeOptions,
+    AudioSource, CancelFlag, Control, Device, ENGINES, EngineError, LoadOptions, LoadedModel,
+    LongForm, Precision, Runtime, RuntimeOptions, Segment, SpeechRegion, TranscribeOptions,
     TranscribeRequest, TranscriberHandle, Transcription, WavSource,
 };
 
@@ -376,5 +376,44 @@ fn a_short_file_is_not_stuck_behind_a_long_one() {
                 Err(EngineError::Cancelled)
             ));
         });
+    }
+}
+
+#[test]
+fn every_engine_of_the_other_stages_has_a_bundled_model_that_it_describes_and_loads() {
+    let runtime = Runtime::load(&RuntimeOptions {
+        device: Device::Cpu,
+        library: None,
+    })
+    .unwrap();
+    let options = LoadOptions {
+        precision: Precision::Auto,
+        threads: 1,
+        batch_size: 4,
+    };
+    for engine in ENGINES
+        .iter()
+        .filter(|engine| engine.stage != Stage::Transcribe)
+    {
+        let folder = model_folders()
+            .into_iter()
+            .find(|folder| engine_of(folder).is_ok_and(|found| found.id == engine.id))
+            .unwrap_or_else(|| panic!("no bundled model for engine {}", engine.id));
+        let description = (engine.describe)(&folder, Precision::Auto, Device::Cpu).unwrap();
+        assert_eq!(
+            (description.engine, description.stage),
+            (engine.id, engine.stage)
+        );
+        // Each engine gives its own kind of model, and a component is no task's model.
+        let loaded = (engine.load)(&runtime, &folder, &options).unwrap();
+        assert!(loaded.weight_bytes() > 0 && description.weight_bytes > 0);
+        let kind = match loaded {
+            LoadedModel::Transcriber(_) => "transcriber",
+            LoadedModel::Aligner(_) => "wav2vec2",
+            LoadedModel::SpeakerSegmentation(_) => "pyannote",
+            LoadedModel::SpeakerEmbedding(_) => "wespeaker",
+        };
+        assert_eq!(kind, engine.id);
+        assert_eq!(description.component, engine.id == "wespeaker");
     }
 }
