@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(chosen.chunking, cut(90.0, 45.0));
         assert_eq!(
             parameters(&[("chunk_minimum_seconds", "100")]).chunking,
-            cut(300.0, 100.0)
+            cut(120.0, 100.0)
         );
         assert_eq!(
             parameters(&[("chunk_target_seconds", "0")]).chunking,
