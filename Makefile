@@ -8,7 +8,7 @@ DALSTON = target/release/dalston
 FETCHED_POSTGRES = env $$(ls -d $(CURDIR)/.runtime/postgresql/bin /opt/dalston/postgresql/bin 2>/dev/null | head -n 1 | sed 's/^/DALSTON_TEST_PG_BIN=/')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build run demo test lint bench bench-queue bench-asr bench-diarization smoke clean
+.PHONY: help setup setup-test build run demo test lint bench bench-queue bench-asr bench-diarization bench-scaling test-long smoke clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ lint: setup-test ## formatting, clippy, documentation, scripts and compose.yaml;
 smoke: build ## start the product on an empty data folder, transcribe, stop, and check that nothing is left
 	@$(PYTHON) scripts/smoke.py
 
-bench: bench-queue bench-asr bench-diarization ## run every benchmark; results go to bench/out
+bench: bench-queue bench-asr bench-diarization bench-scaling ## run every benchmark; results go to bench/out
 
 bench-queue: build ## task engine: throughput against the bare claim-and-delete floor, claim latency
 	$(FETCHED_POSTGRES) $(CARGO) run --release --locked -p dalston-bench-queue
@@ -52,6 +52,12 @@ bench-asr: build ## Whisper and Parakeet: throughput against other engines on th
 
 bench-diarization: build ## speakers: throughput against pyannote on the same weights and audio
 	$(PYTHON) bench/diarization/run.py
+
+bench-scaling: build ## one long file on 1 to 16 workers, against the ideal; cost of cutting it
+	$(PYTHON) bench/scaling/run.py
+
+test-long: build ## what takes too long for `make test`: ten minutes and three hours with words and speakers
+	$(PYTHON) scripts/test_long.py
 
 clean: ## remove build output and benchmark results (data, models and fetched programs stay)
 	$(CARGO) clean
