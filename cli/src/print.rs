@@ -15,6 +15,14 @@ pub fn line(text: impl AsRef<str>) {
     }
 }
 
+/// Writes a line to standard output for whoever looks; a server goes on when it cannot.
+pub fn announce(text: impl AsRef<str>) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.as_ref())
+        .and_then(|()| out.flush())
+        .ok();
+}
+
 /// Writes text that ends its own lines to standard output.
 pub fn text(text: &str) {
     if !text.is_empty() {

@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     stop::on_signals(&shutdown)?;
     if let Some(key) = key {
-        print::line(format!("Admin key (shown once): {}", key.expose_secret()));
+        print::announce(format!("Admin key (shown once): {}", key.expose_secret()));
     }
     dalston_api::run(api, shutdown)
         .await

@@ -99,7 +99,7 @@ async fn announce(
         format!("\nAdmin key (shown once): {}", key.expose_secret())
     });
     // One write: whoever sees the first line has the second, too.
-    print::line(format!(
+    print::announce(format!(
         "Dalston is ready on {address}   API documentation: {address}/docs{key}"
     ));
     Ok(())
