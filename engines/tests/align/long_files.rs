@@ -141,3 +141,39 @@ fn segments_whose_bounds_are_off_share_their_words_rightly() {
     println!("bounds off by 0.3 s move words by {mean:.4} s, at most {worst:.2} s");
     assert!(mean < 0.01, "{mean}");
 }
+
+#[cfg(feature = "long-tests")]
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+    kib / 1024
+}
+
+#[cfg(feature = "long-tests")]
+#[test]
+fn three_hours_end_as_exactly_as_they_begin_in_the_memory_of_minutes() {
+    let round: f64 = files().iter().map(|file| seconds(file.len())).sum();
+    let run = |length: f64| {
+        let rounds = (length / round).ceil() as usize;
+        let began = std::time::Instant::now();
+        let errors = start_errors(Playlist::new(files(), rounds), one_segment_a_file);
+        let speed = length / began.elapsed().as_secs_f64();
+        let each = errors.len() / rounds;
+        let begin = mean(errors[..each].iter().copied());
+        let end = mean(errors[errors.len() - each..].iter().copied());
+        println!(
+            "{length} s: start error {begin:.4} s, {end:.4} s at the end; {speed:.0} times real time"
+        );
+        assert!((begin - end).abs() < 0.01, "{begin} {end}");
+        resident_mib()
+    };
+    let minutes = run(600.0);
+    let hours = run(10_800.0);
+    println!("{minutes} MiB after ten minutes, {hours} MiB after three hours");
+    // The answer itself is some forty thousand words.
+    assert!(hours < minutes + 40, "{minutes} MiB, then {hours} MiB");
+}
