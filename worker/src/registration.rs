@@ -123,9 +123,8 @@ impl Registration {
         } else {
             Some(self.register(&offered).await?)
         };
-        if !(same_offer && same_models)
-            && !registry::announce(&self.pool, self.worker, &on_disk).await?
-        {
+        let changed = !same_offer || !same_models;
+        if changed && !registry::announce(&self.pool, self.worker, &on_disk).await? {
             anyhow::bail!("the database has forgotten this worker");
         }
         self.models.unload_removed(&models);

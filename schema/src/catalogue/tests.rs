@@ -107,7 +107,8 @@ fn a_repository_is_told_by_its_files() {
     };
     let speech = ["config.json", "preprocessor_config.json", "onnx/model.onnx"];
     let aligner = [&speech[..], &["vocab.json"]].concat();
-    let cases: &[(&[&str], Option<&str>, Option<(&str, &str)>)] = &[
+    type Case<'a> = (&'a [&'a str], Option<&'a str>, Option<(&'a str, &'a str)>);
+    let cases: &[Case<'_>] = &[
         (
             &speech,
             Some("pyannet"),
