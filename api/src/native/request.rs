@@ -344,7 +344,7 @@ mod tests {
                 minimum_seconds,
             })
         };
-        assert_eq!(chosen.chunking, cut(90.0, 45.0));
+        assert_eq!(chosen.chunking, cut(90.0, 30.0));
         assert_eq!(
             parameters(&[("chunk_minimum_seconds", "100")]).chunking,
             cut(120.0, 100.0)
