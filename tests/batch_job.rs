@@ -231,7 +231,7 @@ async fn text_of_a_long_file_is_told_while_it_is_being_transcribed() {
     let job = product.submit(&path, &fields).await;
     let text = product.wait_completed(&job).await["text"].clone();
     let log: Vec<(String, Value)> =
-        sqlx::query_as("select type, body from job_log where job_id = $1::uuid order by id")
+        sqlx::query_as("select type, body from job_history where job_id = $1::uuid order by id")
             .bind(&job)
             .fetch_all(&product.database)
             .await

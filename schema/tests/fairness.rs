@@ -143,7 +143,7 @@ async fn a_capped_tenant_never_has_more_running_than_its_cap() {
         futures_util::future::join_all(claimed.iter().map(|task| finish(&pool, task))).await;
         done += claimed.len();
         let active: i64 = sqlx::query_scalar(
-            "select count(*) from tasks where tenant_id = $1 and state in (1, 2)",
+            "select count(*) from current_tasks where tenant_id = $1 and state in (1, 2)",
         )
         .bind(small)
         .fetch_one(&pool)
@@ -187,7 +187,7 @@ async fn every_way_out_of_a_slot_makes_room_for_a_held_task() {
 
     cap(&pool, small, None).await;
     assert_eq!(worker.claim(&pool, 10).await.len(), 1, "the held one");
-    let held: i64 = sqlx::query_scalar("select count(*) from tasks where state = 8")
+    let held: i64 = sqlx::query_scalar("select count(*) from current_tasks where state = 8")
         .fetch_one(&pool)
         .await
         .unwrap();

@@ -249,6 +249,42 @@ async fn one_skipped_task_can_be_run_again_and_merged_again() {
 }
 
 #[tokio::test]
+async fn a_job_cancelled_after_its_last_task_began_can_be_retried_or_says_why_not() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let worker = Worker::able(&pool).await;
+    for skip in [false, true] {
+        let id = submit(&pool, wide_plan()).await;
+        loop {
+            let task = worker.claim_one(&pool).await;
+            if task.stage == Stage::Merge {
+                jobs::cancel(&pool, EVERYTHING, id).await.unwrap();
+            }
+            if task.stage == Stage::Diarize && skip {
+                tasks::fail(&pool, task.lease(), "too quiet", false)
+                    .await
+                    .unwrap();
+            } else {
+                tasks::complete(&pool, task.lease(), &answer(json!({})))
+                    .await
+                    .unwrap();
+            }
+            if task.stage == Stage::Merge {
+                break;
+            }
+        }
+        assert_eq!(read(&pool, id).await.status, JobStatus::Cancelled);
+        let retried = jobs::retry(&pool, EVERYTHING, id).await.unwrap();
+        if skip {
+            assert_eq!(retried, Retried::Done);
+            assert_eq!(worker.work(&pool).await, ["diarize", "merge"]);
+            assert_eq!(read(&pool, id).await.status, JobStatus::Completed);
+        } else {
+            assert_eq!(retried, Retried::Refused(JobStatus::Cancelled));
+        }
+    }
+}
+
+#[tokio::test]
 async fn deleting_a_job_leaves_no_row_behind() {
     let TestDatabase { pool, .. } = TestDatabase::create().await;
     let unfinished = submit(&pool, simple_plan()).await;
@@ -273,6 +309,8 @@ async fn deleting_a_job_leaves_no_row_behind() {
     for table in [
         "jobs",
         "tasks",
+        "ready_tasks",
+        "running_tasks",
         "task_payloads",
         "task_edges",
         "transcripts",

@@ -221,10 +221,8 @@ pub(crate) async fn state(pool: &PgPool, job: JobId, name: &str) -> String {
 
 /// Moves the end of every running task's lease into the past.
 pub(crate) async fn expire_leases(pool: &PgPool) {
-    sqlx::query(
-        "update tasks set lease_expires_at = dalston_now() - interval '1 s' where state = 2",
-    )
-    .execute(pool)
-    .await
-    .unwrap();
+    sqlx::query("update running_tasks set lease_expires_at = dalston_now() - interval '1 s'")
+        .execute(pool)
+        .await
+        .unwrap();
 }

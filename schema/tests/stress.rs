@@ -153,8 +153,8 @@ impl World {
             }
             16 => {
                 sqlx::query(
-                    "update tasks set lease_expires_at = dalston_now() - interval '1 s'
-                      where id = any(array(select id from tasks where state = 2 limit 3 for update skip locked))",
+                    "update running_tasks set lease_expires_at = dalston_now() - interval '1 s'
+                      where lease = any(array(select lease from running_tasks limit 3 for update skip locked))",
                 )
                 .execute(&self.pool)
                 .await?;
@@ -163,7 +163,7 @@ impl World {
             17 => {
                 sqlx::query(
                     "update tasks set run_at = dalston_now() - interval '1 s'
-                      where id = any(array(select id from tasks where state = 7 limit 5 for update skip locked))",
+                      where id = any(array(select id from tasks where run_at is not null limit 5 for update skip locked))",
                 )
                 .execute(&self.pool)
                 .await?;
@@ -280,10 +280,12 @@ async fn settle(world: &World) {
     loop {
         crate::plan::expire_leases(pool).await;
         maintenance::rescue_tasks(pool, 1_000).await.unwrap();
-        sqlx::query("update tasks set run_at = dalston_now() - interval '1 s' where state = 7")
-            .execute(pool)
-            .await
-            .unwrap();
+        sqlx::query(
+            "update tasks set run_at = dalston_now() - interval '1 s' where run_at is not null",
+        )
+        .execute(pool)
+        .await
+        .unwrap();
         maintenance::promote_scheduled(pool, 1_000).await.unwrap();
         let claimed = worker.claim(pool, 20).await;
         if claimed.is_empty() {
@@ -302,30 +304,53 @@ async fn check_invariants(pool: &PgPool) {
     for (what, query) in [
         (
             "a task's counter is the number of its open needs",
-            "select count(*) from tasks t where t.state in (0, 1, 2, 7, 8) and t.unmet <> (
+            "select count(*) from current_tasks t where t.state in (0, 1, 2, 7, 8) and t.unmet <> (
                select count(*) from task_edges e join tasks p on p.id = e.parent_id
                 where e.child_id = t.id and p.state not in (3, 5))",
         ),
         (
             "a job's open ends are its unfinished last tasks",
             "select count(*) from jobs j where j.completed_at is null and j.open_ends <> (
-               select count(*) from tasks t where t.job_id = j.id and t.ends_job and t.state not in (3, 4, 5, 6))
+               select count(*) from tasks t where t.job_id = j.id and t.ends_job and t.state = 0)
                and j.status <> 'cancelling'",
         ),
         (
             "a finished job has no open task",
             "select count(*) from tasks t join jobs j on j.id = t.job_id
-              where j.completed_at is not null and t.state not in (3, 4, 5, 6)",
+              where j.completed_at is not null and t.state = 0",
         ),
         (
             "an unfinished job has an open task",
             "select count(*) from jobs j where j.completed_at is null
-                and not exists (select from tasks t where t.job_id = j.id and t.state in (0, 1, 2, 7, 8))",
+                and not exists (select from tasks t where t.job_id = j.id and t.state = 0)",
         ),
         (
             "no tenant is above its cap",
             "select count(*) from tenants n where n.max_running < (
-               select count(*) from tasks t where t.tenant_id = n.id and t.state in (1, 2))",
+               select count(*) from current_tasks t where t.tenant_id = n.id and t.state in (1, 2))",
+        ),
+        (
+            "a ready task is open, has its own place in the queue and does not run",
+            "select count(*) from ready_tasks q cross join unnest(q.tasks) as u (id) left join current_tasks t on t.id = u.id
+              where t.state is distinct from 1::smallint or t.unmet <> 0
+                 or (t.job_id, t.capability_id, t.priority, t.fair_key) <> (q.job_id, q.capability_id, q.priority, q.fair_key)",
+        ),
+        (
+            "no task is ready twice, runs twice or both",
+            "select count(*) - count(distinct id) from (select unnest(tasks) as id from ready_tasks
+               union all select unnest(tasks) from running_tasks) open",
+
+        ),
+        (
+            "a running task is open and belongs to an unfinished job",
+            "select count(*) from running_tasks r cross join unnest(r.tasks) as u (id)
+               left join tasks t on t.id = u.id left join jobs j on j.id = r.job_id
+              where t.state is distinct from 0::smallint or t.job_id <> r.job_id
+                 or j.status is null or j.status not in ('running', 'cancelling')",
+        ),
+        (
+            "the slots of capped tenants are counted by the tasks that have one",
+            "select count(*) from current_tasks where (slot = 2) <> (slot is not null and state in (1, 2))",
         ),
         (
             "every task has its payload and every payload its task",
@@ -356,7 +381,7 @@ async fn check_invariants(pool: &PgPool) {
 async fn check_end(world: &World) {
     let unfinished: Vec<String> = sqlx::query_scalar(
         "select format('%s %s: %s', j.status, j.id, string_agg(t.name || ' ' || task_state(t.state) || ' ' || t.unmet, ', '))
-           from jobs j join tasks t on t.job_id = j.id where j.completed_at is null group by j.id",
+           from jobs j join current_tasks t on t.job_id = j.id where j.completed_at is null group by j.id",
     )
     .fetch_all(&world.pool)
     .await

@@ -201,7 +201,7 @@ async fn loaded_models_go_first_within_a_priority_until_another_has_waited_half_
         .await
         .unwrap();
     assert_eq!(first[0].model, "base");
-    sqlx::query("update tasks set ready_at = ready_at - interval '31 s' where state = 1")
+    sqlx::query("update ready_tasks set ready_at = ready_at - interval '31 s'")
         .execute(&pool)
         .await
         .unwrap();
@@ -228,7 +228,7 @@ async fn a_retryable_failure_is_scheduled_with_backoff_and_then_gives_up() {
         if attempt < 3 {
             assert_eq!(state(&pool, job, "prepare").await, "scheduled");
             assert_eq!(maintenance::promote_scheduled(&pool, 100).await.unwrap(), 0);
-            sqlx::query("update tasks set run_at = dalston_now() where state = 7")
+            sqlx::query("update tasks set run_at = dalston_now() where run_at is not null")
                 .execute(&pool)
                 .await
                 .unwrap();
@@ -384,7 +384,7 @@ async fn heartbeats_extend_leases_and_record_progress_that_only_grows() {
             },
         )]
     };
-    let end = "select lease_expires_at from tasks where state = 2";
+    let end = "select lease_expires_at from running_tasks";
     let before: chrono::DateTime<chrono::Utc> =
         sqlx::query_scalar(end).fetch_one(&pool).await.unwrap();
     let states = tasks::extend(&pool, worker.id, &beat(30.0), 300.0)
@@ -467,4 +467,110 @@ async fn many_tasks_are_completed_in_one_call_each_by_its_own_lease() {
     );
     assert_eq!(capabilities().len(), worker.wanted.len());
     assert_eq!(worker.claim(&pool, 10).await.len(), 2);
+}
+
+/// prepare, and this many chunks after it.
+fn chunks(count: usize) -> Vec<dalston_schema::task::NewTask> {
+    let mut plan = vec![task(
+        Capability::without_model(Stage::Prepare),
+        "prepare",
+        &[],
+    )];
+    for index in 0..count {
+        let name = format!("transcribe_c{index:03}");
+        plan.push(task(transcribe("nano"), &name, &[&plan[0]]));
+    }
+    plan
+}
+
+#[tokio::test]
+async fn siblings_that_share_a_row_of_the_queue_are_claimed_one_by_one_at_once() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let worker = Worker::able(&pool).await;
+    let job = submit(&pool, chunks(20)).await;
+    let prepare = worker.claim_one(&pool).await;
+    tasks::complete(&pool, prepare.lease(), &answer(json!({})))
+        .await
+        .unwrap();
+    let claims = futures_util::future::join_all((0..20).map(|_| worker.claim(&pool, 1))).await;
+    let mut names: Vec<_> = claims.iter().flatten().map(|task| &task.name).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(
+        names.len(),
+        20,
+        "none waits while there is work, none twice"
+    );
+
+    // The front of a row that is gone comes back while the rest of it runs.
+    let first = claims.iter().flatten().next().unwrap();
+    tasks::give_back(&pool, first.lease()).await.unwrap();
+    assert_eq!(state(&pool, job, &first.name).await, "ready");
+    assert_eq!(worker.claim_one(&pool).await.id, first.id);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_partly_ended_lease_is_still_held() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let worker = Worker::able(&pool).await;
+    submit(&pool, chunks(3)).await;
+    let prepare = worker.claim_one(&pool).await;
+    tasks::complete(&pool, prepare.lease(), &answer(json!({})))
+        .await
+        .unwrap();
+    let claimed = worker.claim(&pool, 3).await;
+    tasks::complete(&pool, claimed[1].lease(), &answer(json!({})))
+        .await
+        .unwrap();
+    let leases: Vec<_> = claimed.iter().map(|task| task.lease()).collect();
+    assert_eq!(
+        tasks::check(&pool, &leases).await.unwrap(),
+        [LeaseState::Held, LeaseState::Lost, LeaseState::Held]
+    );
+    expire_leases(&pool).await;
+    let rescued = maintenance::rescue_tasks(&pool, 100).await.unwrap();
+    assert_eq!((rescued.retried, rescued.failed), (2, 0));
+    assert_eq!(worker.claim(&pool, 5).await.len(), 2);
+}
+
+#[tokio::test]
+async fn tasks_completed_together_are_events_of_their_own() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let worker = Worker::able(&pool).await;
+    let job = submit(&pool, chunks(3)).await;
+    let prepare = worker.claim_one(&pool).await;
+    tasks::complete(&pool, prepare.lease(), &answer(json!({})))
+        .await
+        .unwrap();
+    let claimed = worker.claim(&pool, 3).await;
+    let finished: Vec<_> = claimed
+        .iter()
+        .map(|task| (task.lease(), json!({})))
+        .collect();
+    tasks::complete_many(&pool, &finished).await.unwrap();
+
+    let all = events::after(&pool, job, 0, 100).await.unwrap();
+    let done: Vec<_> = all
+        .iter()
+        .filter(|event| event.event_type == "task.completed")
+        .collect();
+    assert_eq!(done.len(), 4);
+    let mut names: Vec<_> = done[1..]
+        .iter()
+        .map(|event| event.body["name"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        ["transcribe_c000", "transcribe_c001", "transcribe_c002"]
+    );
+    assert_eq!(done[1].body["stage"], "transcribe");
+    assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id));
+    // A reader that stopped in the middle of them misses none and gets none twice.
+    let rest = events::after_many(&pool, &[job], done[2].id, 100)
+        .await
+        .unwrap();
+    assert_eq!(rest, all[all.len() - rest.len()..]);
+    assert_eq!(rest[0].id, done[3].id);
+    assert!(events::newest(&pool).await.unwrap() >= all[all.len() - 1].id);
 }

@@ -6,10 +6,12 @@ create or replace function add_tasks(
   p_job uuid, p_tasks jsonb, p_before uuid[], p_spawned_by uuid, p_capped boolean, p_now timestamptz
 ) returns int[]
 language plpgsql
+-- Of tasks and capabilities only the rows named are wanted; with statistics that lag behind the planner would read all.
+set enable_seqscan = off
 as $$
 declare
   v_job jobs;
-  v_ready int[];
+  v_open uuid[];
 begin
   select * into v_job from jobs where id = p_job;
 
@@ -35,20 +37,20 @@ begin
      group by n.child_id
   ), inserted as (
     insert into tasks (id, job_id, tenant_id, fair_key, priority, capability_id, name, required, max_attempts,
-                       unmet, state, ready_at, total_seconds, ends_job, starts_job, capped, spawned_by)
+                       unmet, slot, ready_at, total_seconds, ends_job, starts_job, spawned_by)
     select p.id, p_job, v_job.tenant_id, v_job.fair_key, v_job.priority, c.id, p.name, p.required, p.max_attempts,
            coalesce(u.unmet, 0),
-           case when u.unmet > 0 then 0 when p_capped then 8 else 1 end,
+           case when p_capped then case when u.unmet > 0 then 0 else 1 end end,
            case when u.unmet > 0 then null else p_now end,
            coalesce((p.request->'chunk'->>'end')::double precision - (p.request->'chunk'->>'start')::double precision,
                     v_job.audio_duration_seconds),
            p_before = '{}' and p.id not in (select parent_id from need),
            cardinality(p.needs) = 0 and p_spawned_by is null,
-           p_capped, p_spawned_by
+           p_spawned_by
       from planned p
       join capabilities c on c.stage = p.stage and c.engine = p.engine and c.model = p.model
       left join unmet u on u.child_id = p.id
-    returning id, state, capability_id
+    returning id, unmet
   ), payloads as (
     insert into task_payloads (task_id, request, chosen_because)
     select id, request, chosen_because from planned
@@ -58,11 +60,12 @@ begin
     union all
     select p.id, b.id from planned p cross join unnest(p_before) as b (id)
   )
-  select array_agg(distinct capability_id) into v_ready from inserted where state = 1;
+  select array_agg(id) into v_open from inserted where unmet = 0 and not p_capped;
 
   if p_before <> '{}' then
-    update tasks set unmet = unmet + jsonb_array_length(p_tasks) where id = any(p_before) and state = 0;
+    update tasks set unmet = unmet + jsonb_array_length(p_tasks)
+     where id in (select id from current_tasks where id = any(p_before) and state = 0);
   end if;
-  return coalesce(v_ready, '{}');
+  return case when v_open is null then '{}' else queue_tasks(v_open, p_now) end;
 end
 $$;

@@ -24,13 +24,17 @@ begin
   end if;
 
   v_now := dalston_now();
+  perform withdraw_tasks(p_job);
+  -- After that, in a statement of its own: a task that a claim took in that moment is running now.
   with cancelled as (
-    update tasks set state = 6, completed_at = v_now, run_at = null
-     where job_id = p_job and state in (0, 1, 7, 8) returning capped
+    update tasks t
+       set state = 6, completed_at = v_now, run_at = null, slot = case when t.slot is not null then 0 end
+     where t.job_id = p_job and t.state = 0
+       and not exists (select from running_tasks r where r.job_id = p_job and t.id = any(r.tasks))
+    returning t.slot
   )
-  select bool_or(capped) into v_capped from cancelled;
-  -- After the update: a task that a claim took in that moment is running now.
-  select count(*) into running from tasks where job_id = p_job and state = 2;
+  select bool_or(slot is not null) into v_capped from cancelled;
+  select coalesce(sum(cardinality(r.tasks)), 0) into running from running_tasks r where r.job_id = p_job;
   update jobs j
      set status = case when running = 0 then 'cancelled' else 'cancelling' end,
          cancel_requested_at = v_now,

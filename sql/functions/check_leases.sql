@@ -3,9 +3,9 @@
 create or replace function check_leases(p_tasks uuid[], p_leases bigint[]) returns text[]
 language sql stable
 as $$
-  select coalesce(array_agg(case when t.id is null then 'lost' when j.status = 'cancelling' then 'cancelled' else 'held' end
+  select coalesce(array_agg(case when r.lease is null then 'lost' when j.status = 'cancelling' then 'cancelled' else 'held' end
                             order by a.n), '{}')
     from unnest(p_tasks, p_leases) with ordinality as a (id, lease, n)
-    left join tasks t on t.id = a.id and t.lease = a.lease and t.state = 2
-    left join jobs j on j.id = t.job_id
+    left join running_tasks r on r.lease = a.lease and a.id = any(r.tasks)
+    left join jobs j on j.id = r.job_id
 $$;

@@ -3,15 +3,15 @@
 -- Order: priority; then tasks whose model the worker has loaded, unless another has waited for half a minute (so that
 -- models nobody has loaded are not starved); then fairness between tenants; then age.
 --
--- It never waits for a lock: rows that others hold are passed over. The candidates are the first few of each
--- capability, found without locks by one short index scan each, so the cost does not grow with the queue; more than
--- needed are fetched because other workers see the same ones. They are locked one after the other until there are
--- enough: never through `in (select … limit)`, which a nested loop may evaluate more than once.
+-- The candidates are the first rows of ready_tasks of each capability, found without locks by one short index scan each,
+-- so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones. They
+-- are locked one after the other until they hold enough tasks, passing over rows that others hold: never through
+-- `in (select … limit)`, which a nested loop may evaluate more than once. Only when others hold every candidate does the
+-- claim wait, for the first one and with nothing locked of its own.
 --
--- The settings keep the planner to the one plan that is right at any depth: index scans in nested loops. With
--- statistics that lag behind (a queue fills and drains within minutes) it would now and then read the whole table.
--- For the same reason `state::int = 1` stands where the row is fetched by its id: it keeps the index of all ready tasks
--- out of that step.
+-- Of the last row only as many tasks are taken as are still wanted. A claim writes nothing in tasks. The settings keep
+-- the planner to the one plan that is right at any depth: index scans in nested loops. With statistics that lag behind
+-- (a queue fills and drains within minutes) it would now and then read the whole table.
 create or replace function claim_tasks(
   p_worker uuid, p_capabilities int[], p_loaded boolean[], p_limit int, p_lease_seconds double precision
 ) returns table (
@@ -29,30 +29,63 @@ as $$
 declare
   v_now timestamptz := dalston_now();
   v_fetch int := p_limit * 4 + 16;
-  v_tasks uuid[];
-  v_unstarted uuid[];
+  v_wanted int := p_limit;
+  v_row record;
+  v_rows tid[] := '{}';
+  v_unstarted uuid[] := '{}';
   v_started uuid[];
+  c_free cursor for
+    with candidate as materialized (
+      select t.*, not wanted.loaded and t.ready_at > v_now - interval '30 s' as must_load
+        from unnest(p_capabilities, p_loaded) as wanted (capability_id, loaded)
+       cross join lateral (
+         select q.capability_id, q.priority, q.fair_key, q.place, q.ready_at from ready_tasks q
+          where q.capability_id = wanted.capability_id
+          order by q.priority, q.fair_key, q.place limit v_fetch) t
+       order by t.priority, must_load, t.fair_key, t.place limit v_fetch
+    )
+    select l.* from candidate c  -- comes in the order it was made in
+     cross join lateral (
+       select q.ctid as row, q.job_id, q.starts_job, cardinality(q.tasks) as size from ready_tasks q
+        where q.capability_id = c.capability_id and q.priority = c.priority and q.fair_key = c.fair_key
+          and q.place = c.place
+          for update skip locked) l;
 begin
-  with candidate as materialized (
-    select t.id, t.priority, t.fair_key, not wanted.loaded and t.ready_at > v_now - interval '30 s' as must_load
-      from unnest(p_capabilities, p_loaded) as wanted (capability_id, loaded)
-     cross join lateral (
-       select r.id, r.priority, r.fair_key, r.ready_at from tasks r
-        where r.state = 1 and r.capability_id = wanted.capability_id
-        order by r.priority, r.fair_key, r.id limit v_fetch) t
-     order by t.priority, must_load, t.fair_key, t.id limit v_fetch
-  ), locked as (
-    select l.id, l.unstarted_job
-      from candidate c  -- comes in the order it was made in
-     cross join lateral (
-       select t.id, case when t.starts_job then t.job_id end as unstarted_job from tasks t
-        where t.id = c.id and t.state::int = 1 for update skip locked) l
-     limit p_limit
-  )
-  select array_agg(locked.id), array_remove(array_agg(distinct unstarted_job), null) into v_tasks, v_unstarted from locked;
-  if v_tasks is null then
-    return;
-  end if;
+  loop
+    open c_free;
+    loop
+      fetch c_free into v_row;
+      exit when not found;
+      v_rows := v_rows || v_row.row;
+      if v_row.starts_job then
+        v_unstarted := v_unstarted || v_row.job_id;
+      end if;
+      v_wanted := v_wanted - v_row.size;
+      exit when v_wanted <= 0;
+    end loop;
+    close c_free;
+    exit when v_rows <> '{}';
+
+    select q.ctid as row, q.job_id, q.starts_job, cardinality(q.tasks) as size into v_row
+      from (select t.* from unnest(p_capabilities) as wanted (capability_id)
+             cross join lateral (
+               select f.capability_id, f.priority, f.fair_key, f.place from ready_tasks f
+                where f.capability_id = wanted.capability_id
+                order by f.priority, f.fair_key, f.place limit 1) t
+             order by t.priority, t.fair_key, t.place limit 1) c
+      join ready_tasks q on q.capability_id = c.capability_id and q.priority = c.priority and q.fair_key = c.fair_key
+       and q.place = c.place
+       for update of q;
+    if found then
+      v_rows := array[v_row.row];
+      v_unstarted := case when v_row.starts_job then array[v_row.job_id] else '{}' end;
+      v_wanted := p_limit - v_row.size;
+      exit;
+    end if;
+    if not exists (select from ready_tasks q where q.capability_id = any(p_capabilities)) then
+      return;
+    end if;
+  end loop;
 
   if v_unstarted <> '{}' then
     with free as materialized (
@@ -63,24 +96,42 @@ begin
     )
     select array_agg(started.id) into v_started from started;
     -- What is pending still is locked by somebody, perhaps to cancel it: leave its tasks for the next claim.
-    select array_agg(j.id) into v_unstarted from jobs j where j.id = any(v_unstarted) and j.status <> 'running';
+    select coalesce(array_agg(j.id), '{}') into v_unstarted from jobs j where j.id = any(v_unstarted) and j.status <> 'running';
     if v_started is not null then
       perform publish_job_states(v_started, v_now);
     end if;
   end if;
 
+  -- Taken: all of the rows but the last, of which only so many tasks as are wanted.
   return query
-    with claimed as (
-      update tasks t
-         set state = 2, lease = t.lease + 1, attempt = t.attempt + 1, worker_id = p_worker, started_at = v_now,
-             lease_expires_at = v_now + make_interval(secs => p_lease_seconds)
-       where t.id = any(v_tasks) and (v_unstarted is null or t.job_id <> all(v_unstarted))
-      returning t.id, t.job_id, t.tenant_id, t.capability_id, t.name, t.lease, t.attempt::int, t.priority, t.fair_key
+    with wanted as materialized (
+      select k.id, k.stage, k.engine, k.model from capabilities k where k.id = any(p_capabilities)
+    ), old as materialized (
+      select q.ctid as row, q.job_id, q.ready_at, q.tasks,
+             case when v_wanted < 0 and q.ctid = v_rows[cardinality(v_rows)] then cardinality(q.tasks) + v_wanted end as part
+        from ready_tasks q
+       where q.ctid = any(v_rows) and not (q.starts_job and q.job_id = any(v_unstarted))
+    ), whole as (
+      delete from ready_tasks q using old where q.ctid = old.row and old.part is null
+      returning old.job_id, old.ready_at, old.tasks
+    ), parted as (
+      update ready_tasks q set tasks = old.tasks[old.part + 1:] from old where q.ctid = old.row and old.part is not null
+      returning old.job_id, old.ready_at, old.tasks[:old.part] as tasks
+    ), taken as materialized (
+      select t.job_id, t.ready_at, u.id
+        from (select * from whole union all select * from parted) t cross join unnest(t.tasks) as u (id)
+    ), running as (
+      insert into running_tasks (job_id, worker_id, ready_at, started_at, lease_expires_at, tasks)
+      select t.job_id, p_worker, min(t.ready_at), v_now, v_now + make_interval(secs => p_lease_seconds), array_agg(t.id)
+        from taken t group by t.job_id
+      returning lease, tasks
     )
-    select c.id, c.job_id, c.tenant_id, k.stage, c.name, k.engine, k.model, c.lease, c.attempt, p.request
-      from claimed c
-      join capabilities k on k.id = c.capability_id
-      join task_payloads p on p.task_id = c.id
-     order by c.priority, c.fair_key, c.id;
+    select t.id, t.job_id, t.tenant_id, k.stage, t.name, k.engine, k.model, r.lease, t.attempt + 1, p.request
+      from running r
+      cross join unnest(r.tasks) as u (id)
+      join tasks t on t.id = u.id
+      join wanted k on k.id = t.capability_id
+      join task_payloads p on p.task_id = t.id
+     order by t.priority, t.fair_key, t.id;
 end
 $$;

@@ -3,9 +3,7 @@
 -- lease is lost changes nothing), the capabilities that became ready, and the jobs concerned.
 --
 -- p_more, for a single task only: {"fan_out": [NewTask], "before": [task ids], "transcript": [Transcript, stats]}.
---
--- `worker_id is not null` says that a task runs, as the constraint has it. Saying `state = 2` would offer the planner the
--- index of everything that runs where the primary key is right; the settings are explained at claim_tasks.
+-- The settings are explained at claim_tasks.
 create or replace function complete_tasks(
   p_tasks uuid[], p_leases bigint[], p_responses jsonb[], p_more jsonb default null,
   out done boolean[], out ready int[], out jobs uuid[]
@@ -26,32 +24,32 @@ declare
   v_settled record;
 begin
   ready := '{}';
-  select array_agg(distinct t.job_id) into jobs
-    from unnest(p_tasks, p_leases) as a (id, lease)
-    join tasks t on t.id = a.id and t.lease = a.lease and t.worker_id is not null;
+  select array_agg(distinct job_id) into jobs from running_tasks where lease = any(p_leases);
   select coalesce(array_agg(l.id) filter (where l.status = 'cancelling'), '{}') into v_cancelling
     from (select j.id, j.status from jobs j where j.id = any(complete_tasks.jobs) order by j.id for no key update) l;
   v_now := dalston_now();
 
   with completed as (
     update tasks t
-       set state = 3, completed_at = v_now, worker_id = null, lease_expires_at = null, done_seconds = t.total_seconds
-      from unnest(p_tasks, p_leases) as a (id, lease)
-     where t.id = a.id and t.lease = a.lease and t.worker_id is not null
-    returning t.id, t.job_id, t.name, t.capability_id, t.tenant_id, t.capped, t.ends_job
+       set state = 3, completed_at = v_now, ready_at = e.ready_at, started_at = e.started_at, attempt = t.attempt + 1,
+           done_seconds = t.total_seconds, slot = case when t.slot is not null then 0 end
+      from end_leases(p_tasks, p_leases) e where t.id = e.task_id
+    returning t.id, t.job_id, t.tenant_id, t.slot, t.ends_job
   ), logged as (
-    insert into job_log (job_id, at, type, body)
-    select c.job_id, v_now, 'task.completed', jsonb_build_object('task_id', c.id, 'stage', k.stage, 'name', c.name)
-      from completed c join capabilities k on k.id = c.capability_id
+    insert into job_log (job_id, at, type, tasks)
+    select job_id, v_now, 'task.completed', array_agg(id) from completed group by job_id
   )
-  select array_agg(id), array_agg(id) filter (where ends_job), array_agg(distinct tenant_id) filter (where capped),
+  select array_agg(id), array_agg(id) filter (where ends_job), array_agg(distinct tenant_id) filter (where slot is not null),
          array_agg(distinct job_id)
     into v_done, v_ends, v_capped, jobs from completed;
   jobs := coalesce(jobs, '{}');
-  select array_agg(a.id = any(coalesce(v_done, '{}')) order by a.n) into done
-    from unnest(p_tasks) with ordinality as a (id, n);
   if v_done is null then
+    done := array_fill(false, array[cardinality(p_tasks)]);
     return;
+  elsif cardinality(v_done) = cardinality(p_tasks) then
+    done := array_fill(true, array[cardinality(p_tasks)]);
+  else
+    select array_agg(a.id = any(v_done) order by a.n) into done from unnest(p_tasks) with ordinality as a (id, n);
   end if;
 
   update task_payloads p set response = a.response, error = null

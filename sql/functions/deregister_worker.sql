@@ -9,7 +9,8 @@ declare
 begin
   ready := '{}';
   jobs := '{}';
-  select array_agg(id), array_agg(lease) into v_tasks, v_leases from tasks where worker_id = p_worker and state = 2;
+  select array_agg(t.id), array_agg(r.lease) into v_tasks, v_leases
+    from running_tasks r cross join unnest(r.tasks) as t (id) where r.worker_id = p_worker;
   if v_tasks is not null then
     v_returned := give_back_tasks(v_tasks, v_leases);
     ready := v_returned.ready;

@@ -10,35 +10,32 @@ declare
   v_now timestamptz;
   v_job uuid;
   v_status text;
-  v_task record;
+  v_task tasks;
   v_delay double precision;
 begin
   done := false;
   ready := '{}';
   jobs := '{}';
-  select job_id into v_job from tasks where id = p_task;
+  select job_id into v_job from running_tasks where lease = p_lease and p_task = any(tasks);
   select j.status into v_status from jobs j where j.id = v_job for no key update;
   v_now := dalston_now();
-  update tasks set retries = retries + 1 where id = p_task and lease = p_lease and state = 2 and v_status <> 'cancelling'
-  returning retries, max_attempts, capped, tenant_id into v_task;
-  if not found then
-    if v_status = 'cancelling' and exists (select from tasks where id = p_task and lease = p_lease and state = 2) then
-      perform cancel_attempt(p_task, v_job, v_now);
-      done := true;
-      jobs := array[v_job];
-    end if;
+  v_task := case when v_status = 'cancelling' then cancel_attempt(p_task, p_lease, v_now)
+                 else end_attempt(p_task, p_lease, false) end;
+  if v_task.id is null then
     return;
   end if;
 
   done := true;
   jobs := array[v_job];
-  if p_retryable and v_task.retries < v_task.max_attempts then
+  if v_status = 'cancelling' then
+    null;
+  elsif p_retryable and v_task.retries < v_task.max_attempts then
     v_delay := least(300, power(2, least(v_task.retries - 1, 16))) * (0.5 + random() / 2);
-    ready := reopen_attempt(p_task, p_error, v_now + make_interval(secs => v_delay), v_now);
+    ready := reopen_task(v_task, p_error, v_now + make_interval(secs => v_delay), v_now);
   else
-    ready := (end_task(p_task, p_error, v_now)).ready;
+    ready := end_task(v_task, p_error, v_now);
   end if;
-  if v_task.capped then
+  if v_task.slot is not null then
     ready := ready || promote_held(array[v_task.tenant_id], v_now);
   end if;
 end

@@ -9,27 +9,49 @@ as $$
 declare
   v_now timestamptz := dalston_now();
   v_lost record;
+  v_tasks uuid[];
+  v_task tasks;
+  v_capped uuid[] := '{}';
 begin
   failed := 0;
   ready := '{}';
   jobs := '{}';
   for v_lost in
-    select t.id, t.job_id, concat_ws('/', k.stage, nullif(k.engine, ''), nullif(k.model, '')) as capability
+    select q.capability_id, q.priority, q.fair_key, q.place, q.job_id,
+           concat_ws('/', k.stage, nullif(k.engine, ''), nullif(k.model, '')) as capability
       from capabilities k
-      join tasks t on t.capability_id = k.id and t.state = 1 and t.ready_at <= v_now - make_interval(secs => p_seconds)
+      join ready_tasks q on q.capability_id = k.id and q.ready_at <= v_now - make_interval(secs => p_seconds)
      where not exists (select from worker_capabilities c join workers w on w.id = c.worker_id
                         where c.capability_id = k.id and not w.draining and w.last_seen_at > v_now - interval '1 min')
-     order by t.job_id, t.id limit p_limit
+     order by q.job_id, q.place limit p_limit
   loop
     perform from jobs j where j.id = v_lost.job_id and j.status in ('pending', 'running')
       for no key update skip locked;
     continue when not found;
-    perform from tasks t where t.id = v_lost.id and t.state = 1 for update skip locked;
+    with free as materialized (
+      select q.ctid as row, q.tasks from ready_tasks q
+       where q.capability_id = v_lost.capability_id and q.priority = v_lost.priority and q.fair_key = v_lost.fair_key
+         and q.place = v_lost.place
+         for update skip locked
+    ), gone as (
+      delete from ready_tasks q using free where q.ctid = free.row
+    )
+    select tasks into v_tasks from free;
     continue when not found;
-    ready := ready || (end_task(v_lost.id, format('no worker has offered %s for %s s; start one that has the model',
-                                                  v_lost.capability, round(p_seconds)), v_now)).ready;
-    failed := failed + 1;
+    for v_task in select * from tasks where id = any(v_tasks) order by id loop
+      -- A required one has ended the others with it.
+      continue when not exists (select from tasks where id = v_task.id and state = 0);
+      ready := ready || end_task(v_task, format('no worker has offered %s for %s s; start one that has the model',
+                                                v_lost.capability, round(p_seconds)), v_now);
+      failed := failed + 1;
+      if v_task.slot is not null then
+        v_capped := v_capped || v_task.tenant_id;
+      end if;
+    end loop;
     jobs := jobs || v_lost.job_id;
   end loop;
+  if v_capped <> '{}' then
+    ready := ready || promote_held(v_capped, v_now);
+  end if;
 end
 $$;

@@ -8,7 +8,7 @@ declare
 begin
   delete from workers w
    where w.last_seen_at < dalston_now() - make_interval(secs => p_after_seconds)
-     and not exists (select from tasks t where t.worker_id = w.id and t.state = 2);
+     and not exists (select from running_tasks r where r.worker_id = w.id);
   get diagnostics v_forgotten = row_count;
   return v_forgotten;
 end

@@ -7,7 +7,7 @@ as $$
     select max((total - done) / nullif(done, 0) * extract(epoch from dalston_now() - begun))
       from (select sum(t.total_seconds) as total, min(t.started_at) as begun,
                    sum(case when t.state in (3, 5) then t.total_seconds else least(t.done_seconds, t.total_seconds) end) as done
-              from tasks t join capabilities k on k.id = t.capability_id
+              from current_tasks t join capabilities k on k.id = t.capability_id
              where t.job_id = p_job and k.stage not in ('prepare', 'merge') group by k.stage) stages
      where begun is not null) end
 $$;

@@ -3,7 +3,11 @@
 create or replace function job_stage(p_job uuid, p_status text) returns text
 language sql stable
 as $$
-  select k.stage from tasks t join capabilities k on k.id = t.capability_id
-   where p_status in ('running', 'cancelling') and t.job_id = p_job and t.state = 2
+  select k.stage
+    from running_tasks r
+    cross join unnest(r.tasks) as u (id)
+    join tasks t on t.id = u.id
+    join capabilities k on k.id = t.capability_id
+   where p_status in ('running', 'cancelling') and r.job_id = p_job
    order by array_position(array['prepare', 'transcribe', 'align', 'diarize', 'merge'], k.stage) limit 1
 $$;

@@ -7,25 +7,25 @@ as $$
 declare
   v_tenant record;
   v_free int;
-  v_some int[];
+  v_tasks uuid[];
   v_ready int[] := '{}';
 begin
   for v_tenant in select id, max_running from tenants where id = any(p_tenants) order by id for no key update loop
     if v_tenant.max_running is null then
       v_free := 2147483647;
     else
-      select v_tenant.max_running - count(*) into v_free
-        from tasks where tenant_id = v_tenant.id and capped and state in (1, 2);
+      select v_tenant.max_running - count(*) into v_free from tasks where tenant_id = v_tenant.id and slot = 2;
     end if;
     continue when v_free <= 0;
     with next as materialized (
-      select id from tasks where tenant_id = v_tenant.id and state = 8
-       order by priority, fair_key, id limit v_free for update skip locked
+      select id from tasks where tenant_id = v_tenant.id and slot = 1
+       order by priority, fair_key, id limit v_free for no key update skip locked
     ), promoted as (
-      update tasks t set state = 1, ready_at = p_now from next where t.id = next.id returning t.capability_id
+      update tasks t set slot = 2 from next where t.id = next.id returning t.id
     )
-    select array_agg(distinct capability_id) into v_some from promoted;
-    v_ready := v_ready || coalesce(v_some, '{}');
+    select array_agg(id) into v_tasks from promoted;
+    continue when v_tasks is null;
+    v_ready := v_ready || queue_tasks(v_tasks, p_now);
   end loop;
   return v_ready;
 end

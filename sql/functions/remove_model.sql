@@ -13,7 +13,7 @@ begin
     return 'missing';
   end if;
   if exists (select from capabilities k join tasks t on t.capability_id = k.id
-              where k.model = p_model and t.state in (0, 1, 2, 7, 8)) then
+              where k.model = p_model and t.state = 0) then
     return 'used';
   end if;
   if p_purge and not v_present then

@@ -7,6 +7,7 @@ as $$
 declare
   v_tenant uuid;
   v_capped boolean;
+  v_open uuid[];
   v_ready int[];
 begin
   delete from tasks where job_id = p_job and spawned_by = any(p_tasks);
@@ -18,24 +19,22 @@ begin
      group by e.child_id
   ), reopened as (
     update tasks t
-       set unmet = coalesce(n.unmet, 0),
-           state = case when n.unmet > 0 then 0 when t.capped then 8 else 1 end,
-           ready_at = case when n.unmet > 0 then null else p_now end,
+       set unmet = coalesce(n.unmet, 0), state = 0, ready_at = null, slot = case when t.slot is not null then 0 end,
            attempt = 0, retries = 0, crashes = 0, done_seconds = 0, started_at = null, completed_at = null, run_at = null
       from unnest(p_tasks) as a (id) left join need n on n.child_id = a.id
      where t.id = a.id
-    returning t.state, t.capability_id, t.capped
+    returning t.id, t.unmet, t.slot
   )
-  select array_agg(distinct capability_id) filter (where state = 1), bool_or(capped) into v_ready, v_capped from reopened;
+  select array_agg(id) filter (where unmet = 0), bool_or(slot is not null) into v_open, v_capped from reopened;
+  v_ready := open_tasks(coalesce(v_open, '{}'), p_now);
 
   update jobs
      set status = 'running', started_at = coalesce(started_at, p_now), completed_at = null, error = null,
          cancel_requested_at = null, purge_after = null,
-         open_ends = (select count(*) from tasks where job_id = p_job and ends_job and state not in (3, 4, 5, 6))
+         open_ends = (select count(*) from tasks where job_id = p_job and ends_job and state = 0)
    where id = p_job
   returning tenant_id into v_tenant;
   perform publish_job_states(array[p_job], p_now);
-  v_ready := coalesce(v_ready, '{}');
   if v_capped then
     v_ready := v_ready || promote_held(array[v_tenant], p_now);
   end if;

@@ -12,7 +12,7 @@ declare
   v_now timestamptz := dalston_now();
   v_lost record;
   v_status text;
-  v_task record;
+  v_task tasks;
   v_capped uuid[] := '{}';
   v_error text;
 begin
@@ -21,29 +21,25 @@ begin
   ready := '{}';
   jobs := '{}';
   for v_lost in
-    select t.id, t.job_id, t.lease from tasks t
-     where t.state = 2 and (t.lease_expires_at <= v_now or t.worker_id = p_worker)
-     order by t.job_id, t.id limit p_limit
+    select t.id as task_id, r.job_id, r.lease from running_tasks r cross join unnest(r.tasks) as t (id)
+     where r.lease_expires_at <= v_now or r.worker_id = p_worker
+     order by r.job_id, t.id limit p_limit
   loop
     -- Skip what somebody is working on: waiting here, with other jobs' rows held, could deadlock.
     select j.status into v_status from jobs j where j.id = v_lost.job_id for no key update skip locked;
     continue when not found;
-    perform from tasks t
-      where t.id = v_lost.id and t.lease = v_lost.lease and t.state = 2
-        and (t.lease_expires_at <= v_now or t.worker_id = p_worker)
+    perform from running_tasks r
+      where r.lease = v_lost.lease and v_lost.task_id = any(r.tasks) and (r.lease_expires_at <= v_now or r.worker_id = p_worker)
         for update skip locked;
     continue when not found;
 
     jobs := jobs || v_lost.job_id;
-    if v_status = 'cancelling' then
-      perform cancel_attempt(v_lost.id, v_lost.job_id, v_now);
-      continue;
-    end if;
-    update tasks t set retries = t.retries + 1, crashes = t.crashes + 1 where t.id = v_lost.id
-    returning t.retries, t.crashes, t.max_attempts, t.capped, t.tenant_id into v_task;
-    if v_task.capped then
+    v_task := case when v_status = 'cancelling' then cancel_attempt(v_lost.task_id, v_lost.lease, v_now)
+                   else end_attempt(v_lost.task_id, v_lost.lease, true) end;
+    if v_task.slot is not null then
       v_capped := v_capped || v_task.tenant_id;
     end if;
+    continue when v_status = 'cancelling';
     if v_task.crashes >= c_most_crashes then
       v_error := format('the worker died %s times while running this task', v_task.crashes);
     else
@@ -51,10 +47,10 @@ begin
                         v_task.retries, v_task.max_attempts);
     end if;
     if v_task.crashes >= c_most_crashes or v_task.retries >= v_task.max_attempts then
-      ready := ready || (end_task(v_lost.id, v_error, v_now)).ready;
+      ready := ready || end_task(v_task, v_error, v_now);
       failed := failed + 1;
     else
-      ready := ready || reopen_attempt(v_lost.id, v_error, null, v_now);
+      ready := ready || reopen_task(v_task, v_error, null, v_now);
       retried := retried + 1;
     end if;
   end loop;

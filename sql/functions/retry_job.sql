@@ -1,9 +1,11 @@
 -- retry_job: opens everything of a failed or cancelled job that is not completed, with fresh attempts. Called by
--- operators and the API. Outcomes: done, refused (unfinished, completed, purged or without its audio), missing.
+-- operators and the API. Outcomes: done, refused (unfinished, completed, purged, without its audio, or cancelled when
+-- everything was completed already), missing.
 create or replace function retry_job(p_job uuid, out outcome text, out status text, out ready int[])
 language plpgsql
 as $$
 declare
+  v_tasks uuid[];
   v_audio_key text;
 begin
   ready := '{}';
@@ -11,11 +13,19 @@ begin
   if not found then
     outcome := 'missing';
     return;
-  elsif status not in ('failed', 'cancelled') or v_audio_key is null then
+  elsif status not in ('failed', 'cancelled') or v_audio_key is null
+        or not exists (select from tasks where job_id = p_job and state <> 3) then
     outcome := 'refused';
     return;
   end if;
-  ready := reopen_tasks(p_job, (select array_agg(id) from tasks where job_id = p_job and state <> 3), dalston_now());
+  -- With what depends on them: in a job cancelled late, merge may be completed although an optional task is not.
+  with recursive affected (id) as (
+    select id from tasks where job_id = p_job and state <> 3
+    union
+    select e.child_id from affected a join task_edges e on e.parent_id = a.id
+  )
+  select array_agg(id) into v_tasks from affected;
+  ready := reopen_tasks(p_job, v_tasks, dalston_now());
   status := 'running';
   outcome := 'done';
   -- Rare, and operators call this from psql: here a notification inside the transaction does no harm.

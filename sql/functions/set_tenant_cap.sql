@@ -11,13 +11,16 @@ begin
   select array_agg(id) into v_jobs
     from (select id from jobs where tenant_id = p_tenant and completed_at is null order by id for no key update) j;
   v_now := dalston_now();
+  perform hold_tasks(v_jobs);
   if p_max_running is not null then
-    update tasks set capped = true where job_id = any(v_jobs) and state not in (3, 4, 5, 6) and not capped;
+    update tasks t set slot = case when c.state in (1, 2) then 2 else 0 end
+      from current_tasks c
+     where c.job_id = any(v_jobs) and t.id = c.id and t.state = 0 and t.slot is null;
   end if;
   update tenants set max_running = p_max_running, updated_at = v_now where id = p_tenant;
   perform pg_notify('dalston_tasks', array_to_string(promote_held(array[p_tenant], v_now), ','));
   if p_max_running is null then
-    update tasks set capped = false where job_id = any(v_jobs) and state not in (3, 4, 5, 6) and capped;
+    update tasks set slot = null where job_id = any(v_jobs) and state = 0 and slot is not null;
   end if;
 end
 $$;

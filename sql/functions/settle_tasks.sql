@@ -9,20 +9,21 @@ create or replace function settle_tasks(
 language plpgsql
 as $$
 declare
+  v_free uuid[];
   v_cancelled uuid[];
 begin
   if p_tasks <> '{}' then
-    with released as materialized (
-      select child_id, count(*)::int as met from task_edges where parent_id = any(p_tasks) group by child_id
-    ), freed as (
-      update tasks t
-         set unmet = t.unmet - r.met,
-             state = case when t.unmet > r.met then 0 when t.capped then 8 else 1 end,
-             ready_at = case when t.unmet > r.met then null else p_now end
-        from released r where t.id = r.child_id and t.state::int = 0
-      returning t.state, t.capability_id
+    with met as materialized (
+      select child_id, count(*)::int as needs from task_edges where parent_id = any(p_tasks) group by child_id
+    ), child as materialized (
+      select t.id, t.unmet - m.needs as unmet from met m join tasks t on t.id = m.child_id where t.state = 0 and t.unmet > 0
+    ), counted as (
+      update tasks t set unmet = c.unmet from child c where c.unmet > 0 and t.id = c.id
     )
-    select array_agg(distinct capability_id) filter (where state = 1) into ready from freed;
+    select array_agg(id) into v_free from child where unmet <= 0;
+    if v_free is not null then
+      ready := open_tasks(v_free, p_now);
+    end if;
   end if;
 
   if p_ends <> '{}' then
@@ -47,7 +48,7 @@ begin
          set status = 'cancelled', completed_at = p_now,
              purge_after = case when j.retention_days >= 0 then p_now + make_interval(days => j.retention_days) end
        where j.id = any(p_cancelling) and j.status = 'cancelling'
-         and not exists (select from tasks t where t.job_id = j.id and t.worker_id is not null)
+         and not exists (select from running_tasks r where r.job_id = j.id)
       returning j.id
     )
     select array_agg(id) into v_cancelled from cancelled;

@@ -1,8 +1,9 @@
 -- submit_job: makes a job with its tasks and edges, in one statement. Called by the API once the audio is stored.
--- p_job is a NewJob as JSON. Outcomes: created; existing (the Idempotency-Key was used for the same request: its job);
--- mismatch (it was used for another request); limit (the tenant has p_max_unfinished jobs already).
+-- p_job is a NewJob as JSON; p_fair_key comes from take_fair_key, which is called here when it is null. Outcomes:
+-- created; existing (the Idempotency-Key was used for the same request: its job); mismatch (it was used for another
+-- request); limit (the tenant has p_max_unfinished jobs already).
 create or replace function submit_job(
-  p_job jsonb, p_max_unfinished int, out outcome text, out job_id uuid, out ready int[]
+  p_job jsonb, p_max_unfinished int, p_fair_key bigint default null, out outcome text, out job_id uuid, out ready int[]
 )
 language plpgsql
 as $$
@@ -10,15 +11,19 @@ declare
   v_now timestamptz := dalston_now();
   v_audio jsonb := p_job->'audio';
   v_tenant tenants;
+  v_seconds double precision := (v_audio->>'duration')::double precision;
   v_fingerprint text;
-  v_fair_key bigint;
-  v_cost bigint;
 begin
   ready := '{}';
-  -- Submits of one tenant pass one at a time: the idempotency check, the cap and the fair key are exact.
-  select * into v_tenant from tenants where id = (p_job->>'tenant_id')::uuid for no key update;
+  select * into v_tenant from tenants where id = (p_job->>'tenant_id')::uuid;
   if not found then
     raise exception 'no tenant %', p_job->>'tenant_id' using errcode = 'foreign_key_violation';
+  end if;
+
+  -- Submits of a tenant pass together while twice as many as can be under way at a time still fit below the limit, and
+  -- one at a time after that.
+  if unfinished_jobs(v_tenant.id, p_max_unfinished) + 2 * current_setting('max_connections')::int >= p_max_unfinished then
+    perform pg_advisory_xact_lock(hashtextextended('dalston submit ' || v_tenant.id, 0));
   end if;
 
   if p_job->>'idempotency_key' is not null then
@@ -29,33 +34,30 @@ begin
       return;
     end if;
   end if;
-
-  if p_max_unfinished is not null
-     and (select count(*) from (select from jobs j where j.tenant_id = v_tenant.id and j.completed_at is null
-                                 limit p_max_unfinished) unfinished) >= p_max_unfinished then
+  if unfinished_jobs(v_tenant.id, p_max_unfinished) >= p_max_unfinished then
     outcome := 'limit';
     return;
   end if;
-
-  -- Start-time fair queueing: file the job where its tenant stands, or at the clock if the tenant was idle, and move
-  -- the tenant on by the cost of the job, in microseconds of audio over weight.
-  v_fair_key := greatest(v_tenant.virtual_time, (select c.virtual_time from fair_clock c));
-  v_cost := greatest(1, ceil((v_audio->>'duration')::double precision * 1e6 / v_tenant.weight))::bigint;
-  update tenants set virtual_time = v_fair_key + v_cost where id = v_tenant.id;
 
   job_id := (p_job->>'id')::uuid;
   insert into jobs (id, tenant_id, created_by_key_id, display_name, parameters, priority, fair_key, open_ends,
                     audio_key, audio_format, audio_duration_seconds, audio_sample_rate, audio_channels, audio_bit_depth,
                     audio_size_bytes, idempotency_key, idempotency_fingerprint, request_id, created_at, retention_days)
   values (job_id, v_tenant.id, (p_job->>'created_by')::uuid, p_job->>'display_name', p_job->'parameters',
-          (p_job->>'priority')::smallint, v_fair_key,
+          (p_job->>'priority')::smallint, coalesce(p_fair_key, take_fair_key(v_tenant.id, v_seconds)),
           (select count(*) from jsonb_array_elements(p_job->'tasks') t
             where t->>'id' not in (select n from jsonb_array_elements(p_job->'tasks') o,
                                                  jsonb_array_elements_text(o->'needs') n)),
-          v_audio->>'key', v_audio->>'format', (v_audio->>'duration')::double precision,
+          v_audio->>'key', v_audio->>'format', v_seconds,
           (v_audio->>'sample_rate')::int, (v_audio->>'channels')::int, (v_audio->>'bit_depth')::int,
           (v_audio->>'size_bytes')::bigint, p_job->>'idempotency_key', p_job->>'idempotency_fingerprint',
-          p_job->>'request_id', v_now, (p_job->>'retention_days')::int);
+          p_job->>'request_id', v_now, (p_job->>'retention_days')::int)
+  on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
+  if not found then
+    -- Another submit with the same key was under way and has ended.
+    select s.outcome, s.job_id into outcome, job_id from submit_job(p_job, p_max_unfinished, p_fair_key) s;
+    return;
+  end if;
 
   ready := add_tasks(job_id, p_job->'tasks', '{}', null, v_tenant.max_running is not null, v_now);
   if v_tenant.max_running is not null then

@@ -2,9 +2,7 @@ create table tasks (
   id               uuid primary key,
   job_id           uuid not null references jobs on delete cascade,
   tenant_id        uuid not null,
-  lease            bigint not null default 0,
   fair_key         bigint not null,
-  lease_expires_at timestamptz,
   run_at           timestamptz,
   ready_at         timestamptz,
   started_at       timestamptz,
@@ -13,7 +11,8 @@ create table tasks (
   done_seconds     double precision not null default 0,
   capability_id    int not null,
   unmet            int not null check (unmet >= 0),
-  state            smallint not null check (state between 0 and 8),
+  state            smallint not null default 0 check (state in (0, 3, 4, 5, 6)),
+  slot             smallint check (slot between 0 and 2),
   priority         smallint not null,
   attempt          smallint not null default 0 check (attempt >= 0),
   retries          smallint not null default 0 check (retries >= 0),
@@ -22,52 +21,90 @@ create table tasks (
   required         boolean not null,
   ends_job         boolean not null,
   starts_job       boolean not null,
-  capped           boolean not null,
-  worker_id        uuid,
   spawned_by       uuid,
   name             text not null check (name <> ''),
   constraint task_names_are_unique_in_a_job unique (job_id, name),
-  constraint a_running_task_has_a_lease check ((state = 2) = (worker_id is not null) and (state = 2) = (lease_expires_at is not null)),
-  constraint a_finished_task_has_an_end check ((state in (3, 4, 5, 6)) = (completed_at is not null)),
-  constraint a_scheduled_task_has_a_time check ((state = 7) = (run_at is not null)),
-  constraint a_waiting_task_waits_for_something check (state <> 0 or unmet > 0),
-  constraint an_open_task_waits_for_nothing check (state not in (1, 2, 3, 7, 8) or unmet = 0),
-  constraint only_capped_tasks_are_held check (state <> 8 or capped)
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+  constraint a_finished_task_has_an_end check ((state <> 0) = (completed_at is not null)),
+  constraint only_open_tasks_wait_for_a_time check (run_at is null or state = 0),
+  constraint only_open_tasks_have_a_slot check (coalesce(slot, 0) = 0 or state = 0)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
--- The claim: one short range scan per capability, whatever lies behind it.
-create index tasks_ready on tasks (capability_id, priority, fair_key, id) where state = 1;
--- Rescue and "what does this worker hold". The lease's end is not in it, so that heartbeats stay heap-only updates.
-create index tasks_running on tasks (worker_id) where state = 2;
-create index tasks_scheduled on tasks (run_at) where state = 7;
-create index tasks_held on tasks (tenant_id, priority, fair_key, id) where state = 8;
-create index tasks_active_of_capped_tenant on tasks (tenant_id) where capped and state in (1, 2);
+-- Nothing that an ordinary completion writes is in an index, so that it is a heap-only update: a new version of the row
+-- on the same page and no index entry. Hence run_at and slot beside state, and the two tables below.
+create index tasks_scheduled on tasks (run_at) where run_at is not null;
+create index tasks_held on tasks (tenant_id, priority, fair_key, id) where slot = 1;
+create index tasks_in_slots on tasks (tenant_id) where slot = 2;
 
-comment on table tasks is 'The steps of jobs: the hot, narrow part that claims and heartbeats touch. What a task is given and answers is in task_payloads. Read it through the view task_overview, which names the states.';
+comment on table tasks is 'The steps of jobs: the facts about each and how it ended. That it can be claimed or runs is said by ready_tasks and running_tasks; what it is given and answers is in task_payloads. Read it through the view task_overview, which names the states.';
 comment on column tasks.id is 'The task; UUID version 7, made by the planner.';
 comment on column tasks.job_id is 'Its job.';
 comment on column tasks.tenant_id is 'The job''s tenant. No foreign key: the job''s holds.';
-comment on column tasks.lease is 'Fencing token: one more at every claim, never reset. Complete, fail and extend change nothing unless they carry it.';
 comment on column tasks.fair_key is 'Place in the fair order between tenants, from the job.';
-comment on column tasks.lease_expires_at is 'Until when the worker holds it unless it says more; only while running.';
-comment on column tasks.run_at is 'When its next attempt may begin; only while scheduled.';
-comment on column tasks.ready_at is 'When all its needs were done.';
-comment on column tasks.started_at is 'When the current or last attempt began.';
+comment on column tasks.run_at is 'When its next attempt may begin; only while scheduled (backoff).';
+comment on column tasks.ready_at is 'When it last could be claimed, or was held; while it is ready or running see there.';
+comment on column tasks.started_at is 'When the last attempt that ended began.';
 comment on column tasks.completed_at is 'When it reached a final state.';
 comment on column tasks.total_seconds is 'Audio it covers: the weight of its progress.';
 comment on column tasks.done_seconds is 'Audio done, a high-water mark over all attempts.';
 comment on column tasks.capability_id is 'What a worker must be able to run. No foreign key: capabilities are never deleted, and checking would lock the same few rows in every submit.';
-comment on column tasks.unmet is 'Needs that are not done yet. Counted down by whoever completes one, which is why two that finish at once lose nothing.';
-comment on column tasks.state is '0 pending, 1 ready, 2 running, 3 completed, 4 failed, 5 skipped, 6 cancelled, 7 scheduled (backoff), 8 held (its tenant is at its cap). task_state() names them.';
+comment on column tasks.unmet is 'Needs that are not done yet, while the task is pending. Whoever completes one counts down; whoever completes the last one makes the task ready and need not write 0 here.';
+comment on column tasks.state is '0 open, 3 completed, 4 failed, 5 skipped, 6 cancelled. The view current_tasks tells the open ones apart: 0 pending, 1 ready, 2 running, 7 scheduled, 8 held; task_state() names them.';
+comment on column tasks.slot is 'Only where the tenant has a max_running, else null: 1 held (waits for a slot), 2 ready or running in one, 0 otherwise.';
 comment on column tasks.priority is 'Lower runs first, from the job.';
-comment on column tasks.attempt is 'Number of the current or last attempt, from 1; an attempt handed back does not count.';
+comment on column tasks.attempt is 'Attempts that ended; one handed back does not count.';
 comment on column tasks.retries is 'Attempts that failed, crashes included.';
 comment on column tasks.crashes is 'Attempts whose worker stopped answering; three end the task.';
 comment on column tasks.max_attempts is 'Attempts allowed in all.';
 comment on column tasks.required is 'False when its failure only leaves a warning.';
 comment on column tasks.ends_job is 'Nothing depends on it: it counts in jobs.open_ends.';
 comment on column tasks.starts_job is 'It needs nothing, so claiming it may start its job.';
-comment on column tasks.capped is 'Its tenant has a max_running, so it counts against that.';
-comment on column tasks.worker_id is 'Who runs it; only while running.';
 comment on column tasks.spawned_by is 'The task that added it while running; null for tasks of the plan.';
 comment on column tasks.name is 'Name within the job: the stage, or the stage with a channel or chunk.';
+
+-- The claim: one short range scan per capability, whatever lies behind it.
+create table ready_tasks (
+  capability_id int not null,
+  priority      smallint not null,
+  fair_key      bigint not null,
+  place         bigint not null generated by default as identity,
+  job_id        uuid not null,
+  starts_job    boolean not null,
+  ready_at      timestamptz not null,
+  tasks         uuid[] not null check (cardinality(tasks) > 0),
+  primary key (capability_id, priority, fair_key, place)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+comment on table ready_tasks is 'The tasks that may be claimed now, in the order of claims. A row has one task, or up to 16 of one job that became ready together; claims take them from the front. Written by queue_tasks() and by the claim.';
+comment on column ready_tasks.capability_id is 'What a worker must be able to run.';
+comment on column ready_tasks.priority is 'Lower runs first, as in tasks.';
+comment on column ready_tasks.fair_key is 'Place in the fair order between tenants, as in tasks.';
+comment on column ready_tasks.place is 'Grows: of equals, what became ready first is claimed first.';
+comment on column ready_tasks.job_id is 'The job. No foreign key, because checking one would lock the job''s row; a job is deleted only when nothing of it is here.';
+comment on column ready_tasks.starts_job is 'Claiming these tasks may start the job.';
+comment on column ready_tasks.ready_at is 'Since when they can be claimed.';
+comment on column ready_tasks.tasks is 'The tasks, oldest first.';
+
+create sequence task_leases;
+
+create table running_tasks (
+  lease            bigint primary key default nextval('task_leases'),
+  job_id           uuid not null,
+  worker_id        uuid not null,
+  ready_at         timestamptz not null,
+  started_at       timestamptz not null,
+  lease_expires_at timestamptz not null,
+  tasks            uuid[] not null check (cardinality(tasks) > 0)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+create index running_tasks_of_job on running_tasks (job_id);
+
+-- There are at most as many rows as the fleet has slots: rescue and "what does this worker hold" read them all, and
+-- heartbeats, which write no column of an index, stay heap-only updates.
+comment on table running_tasks is 'The leases: who runs what until when. A row has what one claim took of one job, normally one task. Put in by the claim; whoever ends attempts takes their tasks out, and the row with the last.';
+comment on column running_tasks.lease is 'Fencing token: from one sequence for all claims, so it is never used twice. Complete, fail and extend change nothing unless they carry it.';
+comment on column running_tasks.job_id is 'The tasks'' job. No foreign key, as in ready_tasks.';
+comment on column running_tasks.worker_id is 'Who runs them.';
+comment on column running_tasks.ready_at is 'When they became ready, from ready_tasks.';
+comment on column running_tasks.started_at is 'When they were claimed.';
+comment on column running_tasks.lease_expires_at is 'Until when the worker holds them unless it says more, which it does for all of them at once.';
+comment on column running_tasks.tasks is 'The tasks that run.';

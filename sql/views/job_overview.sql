@@ -11,7 +11,7 @@ select j.id, j.status, round((job_progress(j.id, j.status) * 100)::numeric, 1) a
   cross join lateral (
     select count(*) as tasks, count(*) filter (where state in (3, 5)) as done,
            count(*) filter (where state = 2) as running, count(*) filter (where state in (0, 1, 7, 8)) as waiting
-      from tasks where job_id = j.id) t
+      from current_tasks where job_id = j.id) t
  order by j.created_at desc;
 
 comment on view job_overview is 'Every job on one line, newest first.';

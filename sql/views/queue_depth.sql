@@ -6,10 +6,11 @@ select k.id as capability_id, k.stage, k.engine, k.model,
        extract(epoch from dalston_now() - q.oldest)::double precision as oldest_wait_seconds,
        coalesce(w.workers, 0) as workers
   from capabilities k
-  left join (select capability_id, count(*) as ready, min(ready_at) as oldest from tasks where state = 1 group by 1) q on q.capability_id = k.id
-  left join (select capability_id, count(*) as running from tasks where state = 2 group by 1) r on r.capability_id = k.id
-  left join (select capability_id, count(*) as scheduled from tasks where state = 7 group by 1) s on s.capability_id = k.id
-  left join (select capability_id, count(*) as held from tasks where state = 8 group by 1) h on h.capability_id = k.id
+  left join (select capability_id, sum(cardinality(tasks)) as ready, min(ready_at) as oldest from ready_tasks group by 1) q on q.capability_id = k.id
+  left join (select t.capability_id, count(*) as running
+               from running_tasks n cross join unnest(n.tasks) as u (id) join tasks t on t.id = u.id group by 1) r on r.capability_id = k.id
+  left join (select capability_id, count(*) as scheduled from tasks where run_at is not null group by 1) s on s.capability_id = k.id
+  left join (select capability_id, count(*) as held from tasks where slot = 1 group by 1) h on h.capability_id = k.id
   left join (select c.capability_id, count(*) as workers
                from worker_capabilities c join workers w on w.id = c.worker_id
               where not w.draining and w.last_seen_at > dalston_now() - interval '1 min' group by 1) w on w.capability_id = k.id

@@ -2,7 +2,7 @@
 create view stuck_tasks as
 select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, k.model, why.reason,
        dalston_now() - coalesce(why.since, j.created_at) as for_how_long
-  from tasks t
+  from current_tasks t
   join jobs j on j.id = t.job_id
   join capabilities k on k.id = t.capability_id
   cross join lateral (
@@ -21,7 +21,7 @@ select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, 
     select 'held, although its tenant has room', t.ready_at
      where t.state = 8
        and (select n.max_running is null
-                   or n.max_running > (select count(*) from tasks o where o.tenant_id = n.id and o.capped and o.state in (1, 2))
+                   or n.max_running > (select count(*) from tasks o where o.tenant_id = n.id and o.slot = 2)
               from tenants n where n.id = t.tenant_id)
     union all
     select 'waits for tasks that are all done', t.ready_at

@@ -4,7 +4,7 @@ select t.id, t.job_id, k.stage, t.name, k.engine, k.model, task_status(t.state) 
        array(select e.parent_id from task_edges e where e.child_id = t.id order by e.parent_id) as dependencies,
        t.retries::int as retries, t.max_attempts::int as max_attempts, t.ready_at, t.started_at, t.completed_at,
        case when t.state in (4, 5, 7) then p.error end as error, p.chosen_because, p.request, p.response
-  from tasks t
+  from current_tasks t
   join capabilities k on k.id = t.capability_id
   left join task_payloads p on p.task_id = t.id;
 

@@ -5,7 +5,7 @@ select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, 
        round((100 * t.done_seconds / nullif(t.total_seconds, 0))::numeric, 1) as percent,
        t.ready_at, t.started_at, t.completed_at, t.run_at, t.lease, t.lease_expires_at,
        t.lease_expires_at - dalston_now() as lease_left, p.error, p.chosen_because
-  from tasks t
+  from current_tasks t
   join capabilities k on k.id = t.capability_id
   left join task_payloads p on p.task_id = t.id
   left join workers w on w.id = t.worker_id;

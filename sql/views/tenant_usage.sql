@@ -3,11 +3,13 @@ create view tenant_usage as
 select n.id, n.name, n.weight, n.max_running,
        (select count(*) from jobs j where j.tenant_id = n.id and j.completed_at is null) as unfinished_jobs,
        coalesce(a.ready, 0) as ready_tasks, coalesce(a.running, 0) as running_tasks,
-       (select count(*) from tasks t where t.tenant_id = n.id and t.state = 8) as held_tasks,
+       (select count(*) from tasks t where t.tenant_id = n.id and t.slot = 1) as held_tasks,
        coalesce(d.jobs, 0) as jobs_last_day, coalesce(d.audio_hours, 0) as audio_hours_last_day
   from tenants n
   left join (select tenant_id, count(*) filter (where state = 1) as ready, count(*) filter (where state = 2) as running
-               from tasks where state in (1, 2) group by 1) a on a.tenant_id = n.id
+               from (select j.tenant_id, 1 as state from ready_tasks q cross join unnest(q.tasks) join jobs j on j.id = q.job_id
+                     union all
+                     select j.tenant_id, 2 from running_tasks r cross join unnest(r.tasks) join jobs j on j.id = r.job_id) open group by 1) a on a.tenant_id = n.id
   left join (select tenant_id, count(*) as jobs, round((sum(audio_duration_seconds) / 3600)::numeric, 2) as audio_hours
                from jobs where completed_at > dalston_now() - interval '1 day' group by 1) d on d.tenant_id = n.id
  order by n.name;

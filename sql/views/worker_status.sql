@@ -1,7 +1,7 @@
 -- worker_status: every worker on one line.
 create view worker_status as
 select d.id, d.hostname as host, d.status, d.device, d.slots,
-       (select count(*) from tasks t where t.worker_id = d.id and t.state = 2) as running,
+       (select coalesce(sum(cardinality(r.tasks)), 0) from running_tasks r where r.worker_id = d.id) as running,
        d.active_tasks as said_running, d.loaded_models, d.version, d.started_at,
        dalston_now() - d.last_seen_at as last_heartbeat,
        (select string_agg(concat_ws('/', c->>'stage', nullif(c->>'engine', ''), nullif(c->>'model', '')), ', ')

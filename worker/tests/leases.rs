@@ -22,7 +22,8 @@ async fn a_lost_lease_stops_the_task_and_records_nothing() {
     let task = harness.task(lost, Stage::Transcribe).await;
     // Another claim of the task, as after a rescue.
     let token: i64 = sqlx::query_scalar(
-        "update tasks set lease = lease + 1, lease_expires_at = dalston_now() + interval '1 h' where id = $1 returning lease",
+        "update running_tasks set lease = nextval('task_leases'), lease_expires_at = dalston_now() + interval '1 h'
+          where $1 = any(tasks) returning lease",
     )
     .bind(task.id)
     .fetch_one(&harness.database.pool)
@@ -36,7 +37,7 @@ async fn a_lost_lease_stops_the_task_and_records_nothing() {
     let after = harness.task(lost, Stage::Transcribe).await;
     assert_eq!((after.status, after.retries), (TaskStatus::Running, 0));
     assert_eq!(after.error, None);
-    let still: i64 = sqlx::query_scalar("select lease from tasks where id = $1")
+    let still: i64 = sqlx::query_scalar("select lease from running_tasks where $1 = any(tasks)")
         .bind(task.id)
         .fetch_one(&harness.database.pool)
         .await

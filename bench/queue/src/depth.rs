@@ -76,7 +76,7 @@ async fn fill(pool: &PgPool, finished: u64, queued: u64) -> Result<()> {
     sqlx::query("update jobs set status = 'running', started_at = now()")
         .execute(pool)
         .await?;
-    let states = [(3_i16, finished), (1, queued)];
+    let states = [(3_i16, finished), (0, queued)];
     for (state, rows) in states {
         let mut first = 0;
         while first < rows {
@@ -90,17 +90,20 @@ async fn fill(pool: &PgPool, finished: u64, queued: u64) -> Result<()> {
             .await?;
             sqlx::query(
                 "with added as (
-                   insert into tasks (id, job_id, tenant_id, lease, fair_key, ready_at, started_at, completed_at, total_seconds,
+                   insert into tasks (id, job_id, tenant_id, fair_key, ready_at, started_at, completed_at, total_seconds,
                                       capability_id, unmet, state, priority, attempt, max_attempts, required, ends_job,
-                                      starts_job, capped, name)
-                   select lpad(to_hex($2 * 100000000000 + n), 32, '0')::uuid, t.job_id, t.tenant_id,
-                          case $2 when 3 then 1 else 0 end, n, now(), case $2 when 3 then now() end, case $2 when 3 then now() end,
-                          60, t.capability_id, 0, $2, 100, case $2 when 3 then 1 else 0 end, 3, true, false, false, false,
-                          $2 || '_' || lpad(n::text, 8, '0')
+                                      starts_job, name)
+                   select lpad(to_hex($2 * 100000000000 + n), 32, '0')::uuid, t.job_id, t.tenant_id, n, now(),
+                          case $2 when 3 then now() end, case $2 when 3 then now() end, 60, t.capability_id, 0, $2, 100,
+                          case $2 when 3 then 1 else 0 end, 3, true, false, false, $2 || '_' || lpad(n::text, 8, '0')
                      from (select * from tasks where job_id = $1 and name = 'transcribe') t
                     cross join generate_series($3, $4) as n
-                   returning id, state)
-                 insert into task_payloads (task_id, request) select id, '{}' from added where state = 1",
+                   returning id, state, capability_id, priority, fair_key
+                 ), queued as (
+                   insert into ready_tasks (capability_id, priority, fair_key, job_id, starts_job, ready_at, tasks)
+                   select capability_id, priority, fair_key, $1, false, now(), array[id] from added where state = 0
+                 )
+                 insert into task_payloads (task_id, request) select id, '{}' from added where state = 0",
             )
             .bind(carrier.id)
             .bind(state)
@@ -114,6 +117,7 @@ async fn fill(pool: &PgPool, finished: u64, queued: u64) -> Result<()> {
     }
     for statement in [
         "vacuum analyze tasks",
+        "vacuum analyze ready_tasks",
         "vacuum analyze task_payloads",
         "checkpoint",
     ] {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use dalston_schema::db::{PgPool, jobs, tasks};
@@ -10,6 +10,7 @@ use dalston_test_postgres::Server;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
+use crate::cpu::{Cost, Stopwatch};
 use crate::report::Row;
 use crate::{Sizes, floor, plan};
 
@@ -18,31 +19,54 @@ const ROUNDS: usize = 2;
 /// The shapes of small jobs run with this part of the tasks: submitting them is most of the time.
 const SMALL_JOBS_PART: usize = 5;
 
+/// How long a worker that found nothing waits before it looks again.
+const IDLE: Duration = Duration::from_millis(1);
+
 /// Drains jobs of three shapes and holds each against the floor.
 pub(crate) async fn compare(server: &Server, pool: &PgPool, sizes: Sizes) -> Result<Vec<Row>> {
-    let mut floor = 0_f64;
-    let mut shapes = [(100, 0_f64, 0_f64), (3, 0.0, 0.0), (1, 0.0, 0.0)];
+    let mut floor = Cost::WORST;
+    let mut shapes = [100, 3, 1].map(|tasks_per_job| (tasks_per_job, 0_f64, Cost::WORST));
     for _ in 0..ROUNDS {
-        floor = floor.max(floor::rate(server, pool, sizes).await?);
+        floor = floor.best(floor::drain(server, pool, sizes).await?);
         for (tasks_per_job, submitted, drained) in &mut shapes {
             let part = if *tasks_per_job == 100 {
                 1
             } else {
                 SMALL_JOBS_PART
             };
-            let rates = drain(pool, sizes, *tasks_per_job, sizes.tasks / part).await?;
-            *submitted = submitted.max(rates.0);
-            *drained = drained.max(rates.1);
+            let (submit, cost) =
+                drain(server, pool, sizes, *tasks_per_job, sizes.tasks / part).await?;
+            *submitted = submitted.max(submit);
+            *drained = drained.best(cost);
         }
     }
     let mut rows = Vec::new();
     for (tasks_per_job, submitted, drained) in shapes {
-        let name = match tasks_per_job {
-            100 => "throughput_vs_floor".to_owned(),
-            n => format!("throughput_vs_floor_{n}_task_jobs"),
+        let (suffix, target) = match tasks_per_job {
+            100 => (String::new(), ">= 0.5"),
+            n => (format!("_{n}_task_jobs"), ""),
         };
-        let target = if tasks_per_job == 100 { ">= 0.5" } else { "" };
-        rows.push(Row::new(name, drained, floor, "tasks/s", target));
+        rows.push(Row::new(
+            format!("throughput_vs_floor{suffix}"),
+            drained.rate,
+            floor.rate,
+            "tasks/s",
+            target,
+        ));
+        rows.push(Row::new(
+            format!("server_cpu_vs_floor{suffix}"),
+            drained.server,
+            floor.server,
+            "µs/task",
+            "",
+        ));
+        rows.push(Row::new(
+            format!("client_cpu_vs_floor{suffix}"),
+            drained.client,
+            floor.client,
+            "µs/task",
+            "",
+        ));
         rows.push(Row::new(
             format!("submit_{tasks_per_job}_task_jobs"),
             submitted,
@@ -54,13 +78,14 @@ pub(crate) async fn compare(server: &Server, pool: &PgPool, sizes: Sizes) -> Res
     Ok(rows)
 }
 
-/// Submits and drains about `tasks` tasks; tasks submitted and tasks drained a second.
+/// Submits and drains about `tasks` tasks: tasks submitted a second, and what draining took.
 async fn drain(
+    server: &Server,
     pool: &PgPool,
     sizes: Sizes,
     tasks_per_job: usize,
     tasks: usize,
-) -> Result<(f64, f64)> {
+) -> Result<(f64, Cost)> {
     let jobs = tasks / tasks_per_job;
     let total = jobs * tasks_per_job;
     let plans: Vec<_> = (0..jobs).map(|_| plan::job(tasks_per_job)).collect();
@@ -72,18 +97,24 @@ async fn drain(
         .await?;
     let submitted = total as f64 / begin.elapsed().as_secs_f64();
 
-    for statement in ["vacuum analyze tasks", "vacuum analyze jobs", "checkpoint"] {
+    for statement in [
+        "vacuum analyze tasks",
+        "vacuum analyze ready_tasks",
+        "vacuum analyze running_tasks",
+        "vacuum analyze jobs",
+        "checkpoint",
+    ] {
         sqlx::raw_sql(statement).execute(pool).await?;
     }
     let done = Arc::new(AtomicUsize::new(0));
-    let begin = Instant::now();
+    let stopwatch = Stopwatch::start(server)?;
     let workers: Vec<_> = (0..sizes.workers)
         .map(|_| tokio::spawn(work(pool.clone(), sizes.batch, total, Arc::clone(&done))))
         .collect();
     for worker in workers {
         worker.await??;
     }
-    let drained = total as f64 / begin.elapsed().as_secs_f64();
+    let drained = stopwatch.stop(total)?;
     let open: i64 = sqlx::query_scalar("select count(*) from jobs where status <> 'completed'")
         .fetch_one(pool)
         .await?;
@@ -96,7 +127,8 @@ async fn work(pool: PgPool, batch: usize, total: usize, done: Arc<AtomicUsize>) 
     while done.load(Ordering::Relaxed) < total {
         let claimed = tasks::claim(&pool, worker, &wanted, i32::try_from(batch)?, 30.0).await?;
         if claimed.is_empty() {
-            tokio::task::yield_now().await;
+            // Nothing is ready until another worker completes what that waits for.
+            tokio::time::sleep(IDLE).await;
             continue;
         }
         let finished: Vec<_> = claimed

@@ -8,9 +8,10 @@ use dalston_schema::db::PgPool;
 use dalston_test_postgres::{Server, role};
 
 use crate::Sizes;
+use crate::cpu::{Cost, Stopwatch};
 
-/// Tasks a second.
-pub(crate) async fn rate(server: &Server, pool: &PgPool, sizes: Sizes) -> Result<f64> {
+/// Claims and deletes once over all tasks.
+pub(crate) async fn drain(server: &Server, pool: &PgPool, sizes: Sizes) -> Result<Cost> {
     let rows = i64::try_from(sizes.tasks)?;
     sqlx::raw_sql(
         "drop table if exists floor_tasks;
@@ -45,6 +46,7 @@ pub(crate) async fn rate(server: &Server, pool: &PgPool, sizes: Sizes) -> Result
         ),
     )?;
     let program = server.binaries().join("pgbench");
+    let stopwatch = Stopwatch::start(server)?;
     let output = Command::new(if program.exists() {
         program
     } else {
@@ -59,6 +61,7 @@ pub(crate) async fn rate(server: &Server, pool: &PgPool, sizes: Sizes) -> Result
     .arg(pool.connect_options().get_database().unwrap_or_default())
     .output()
     .context("pgbench, which comes with PostgreSQL, is needed for the floor")?;
+    let cost = stopwatch.stop(sizes.tasks)?;
     std::fs::remove_file(&script)?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
@@ -74,5 +77,9 @@ pub(crate) async fn rate(server: &Server, pool: &PgPool, sizes: Sizes) -> Result
         .fetch_one(pool)
         .await?;
     let batches = (sizes.tasks / sizes.batch / sizes.workers * sizes.workers) as f64;
-    Ok((rows - left) as f64 / (batches / transactions))
+    Ok(Cost {
+        // Without the time that pgbench takes to start.
+        rate: (rows - left) as f64 / (batches / transactions),
+        ..cost
+    })
 }

@@ -8,6 +8,7 @@
     reason = "a benchmark talks to whoever started it"
 )]
 
+mod cpu;
 mod depth;
 mod drain;
 mod floor;

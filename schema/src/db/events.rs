@@ -97,7 +97,8 @@ pub async fn after(
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
     statement::rows(
-        "select id, job_id, at, type, body from job_log where job_id = $1 and id > $2 order by id limit $3",
+        "select id, job_id, at, type, body from job_history
+          where job_id = $1 and id > $2 and log_id > $2 - 65536 order by id limit $3",
     )
     .bind(job)
     .bind(id)
@@ -117,7 +118,8 @@ pub async fn after_many(
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
     statement::rows(
-        "select id, job_id, at, type, body from job_log where job_id = any($1) and id > $2 order by id limit $3",
+        "select id, job_id, at, type, body from job_history
+          where job_id = any($1) and id > $2 and log_id > $2 - 65536 order by id limit $3",
     )
     .bind(jobs)
     .bind(id)
@@ -126,28 +128,26 @@ pub async fn after_many(
     .await
 }
 
-/// The newest id in the log; 0 when it is empty.
+/// An id that no event of the log is after and every later one is; 0 when the log is empty.
 ///
 /// # Errors
 /// Database trouble only.
 pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
-    statement::values("select coalesce(max(id), 0) from job_log")
+    statement::values("select coalesce(max(id) + 65535, 0) from job_log")
         .one(pool)
         .await
 }
 
-/// The newest id in the log of each of these jobs; jobs without any entry are left out. One query for everything a
+/// As [`newest`] for each of these jobs; jobs without any entry are left out. One query for everything a
 /// process waits for.
 ///
 /// # Errors
 /// Database trouble only.
 pub async fn newest_many(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, i64)>, DbError> {
-    Ok(
-        sqlx::query_as(
-            "select job_id, max(id) from job_log where job_id = any($1) group by job_id",
-        )
-        .bind(jobs)
-        .fetch_all(pool)
-        .await?,
+    Ok(sqlx::query_as(
+        "select job_id, max(id) + 65535 from job_log where job_id = any($1) group by job_id",
     )
+    .bind(jobs)
+    .fetch_all(pool)
+    .await?)
 }
