@@ -3,15 +3,17 @@
 -- cost is microseconds of audio over weight. Called by submit_job or, in a transaction of its own so that submits of
 -- one tenant do not wait for each other's commits, before it. Null when there is no such tenant.
 create or replace function take_fair_key(p_tenant uuid, p_seconds double precision) returns bigint
-language sql
+language plpgsql
 as $$
-  with clock as (
-    select virtual_time from fair_clock
-  ), moved as (
-    update tenants n
-       set virtual_time = greatest(n.virtual_time, c.virtual_time) + greatest(1, ceil(p_seconds * 1e6 / n.weight))::bigint
-      from clock c where n.id = p_tenant
-    returning n.virtual_time - greatest(1, ceil(p_seconds * 1e6 / n.weight))::bigint as place
-  )
-  select place from moved
+declare
+  v_cost bigint;
+  v_place bigint;
+begin
+  update tenants n
+     set virtual_time = greatest(n.virtual_time, (select virtual_time from fair_clock))
+                        + greatest(1, ceil(p_seconds * 1e6 / n.weight))::bigint
+   where n.id = p_tenant
+  returning virtual_time, greatest(1, ceil(p_seconds * 1e6 / n.weight))::bigint into v_place, v_cost;
+  return v_place - v_cost;
+end
 $$;
