@@ -201,27 +201,19 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
-    fn form(pairs: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, text) in pairs {
-            fields.push((*name).to_owned(), (*text).to_owned());
-        }
-        fields
-    }
-
     #[test]
     fn names_come_in_every_form_of_a_list() {
         for fields in [
-            form(&[
+            Fields::of(&[
                 ("known_speaker_names[]", " Ann "),
                 ("known_speaker_names[]", "Bob"),
             ]),
-            form(&[(NAMES, r#"["Ann", "Bob"]"#)]),
-            form(&[(NAMES, "Ann"), (NAMES, "Bob")]),
+            Fields::of(&[(NAMES, r#"["Ann", "Bob"]"#)]),
+            Fields::of(&[(NAMES, "Ann"), (NAMES, "Bob")]),
         ] {
             assert_eq!(names(&fields).unwrap(), ["Ann", "Bob"]);
         }
-        assert!(names(&form(&[])).unwrap().is_empty());
+        assert!(names(&Fields::of(&[])).unwrap().is_empty());
     }
 
     #[test]
@@ -239,7 +231,7 @@ mod tests {
             (long.as_str(), "at most 100 characters"),
             (many.as_str(), "At most 32"),
         ] {
-            let error = names(&form(&[(NAMES, text)])).unwrap_err();
+            let error = names(&Fields::of(&[(NAMES, text)])).unwrap_err();
             assert!(error.message.contains(message), "{text}: {error}");
         }
     }
@@ -247,7 +239,7 @@ mod tests {
     #[test]
     fn references_are_data_urls_one_for_each_name() {
         let names = ["Ann".to_owned(), "Bob".to_owned()];
-        let fields = form(&[
+        let fields = Fields::of(&[
             (
                 "known_speaker_references[]",
                 "data:audio/x-wav;base64,UklGRg==",

@@ -10,6 +10,13 @@ use crate::error::ApiError;
 pub struct Fields(Vec<(String, String)>);
 
 impl Fields {
+    /// A form of these names and texts.
+    #[cfg(test)]
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
+        let own = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
+        Self(pairs.iter().map(own).collect())
+    }
+
     /// Adds a field.
     pub fn push(&mut self, name: String, text: String) {
         self.0.push((name, text));

@@ -203,14 +203,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
-    fn form(pairs: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, text) in pairs {
-            fields.push((*name).to_owned(), (*text).to_owned());
-        }
-        fields
-    }
-
     #[test]
     fn wrong_values_are_refused_with_the_documented_words() {
         let many = serde_json::to_string(&vec!["x"; 101]).unwrap();
@@ -290,21 +282,21 @@ mod tests {
                 "pii_detection is not available on this server. Send the request without it.",
             ),
         ] {
-            let error = read(&form(pairs), 30).unwrap_err();
+            let error = read(&Fields::of(pairs), 30).unwrap_err();
             assert_eq!(
                 (error.status_code().as_u16(), error.message().as_str()),
                 (status, message),
                 "{pairs:?}"
             );
         }
-        let error = read(&form(&[("vocabulary", "[oops")]), 30).unwrap_err();
+        let error = read(&Fields::of(&[("vocabulary", "[oops")]), 30).unwrap_err();
         assert!(error.message().starts_with("Invalid JSON in vocabulary: "));
     }
 
     #[test]
     fn what_the_official_client_always_sends_is_understood() {
         let order = read(
-            &form(&[
+            &Fields::of(&[
                 ("model", "auto"),
                 ("language", "auto"),
                 ("speaker_detection", "none"),
@@ -323,12 +315,12 @@ mod tests {
         assert_eq!(order.retention_days, -1);
         assert_eq!(order.parameters.vocabulary, ["Dalston"]);
         assert_eq!(order.parameters.language, None);
-        assert_eq!(read(&form(&[]), 30).unwrap().retention_days, 30);
+        assert_eq!(read(&Fields::of(&[]), 30).unwrap().retention_days, 30);
     }
 
     #[test]
     fn stages_and_chunks_can_be_chosen() {
-        let parameters = |pairs| read(&form(pairs), 30).unwrap().parameters;
+        let parameters = |pairs| read(&Fields::of(pairs), 30).unwrap().parameters;
         let chosen = parameters(&[
             ("model_align", " wav2vec2-nano "),
             ("model_diarize", "Auto"),

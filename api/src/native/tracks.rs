@@ -69,17 +69,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
-    fn form(pairs: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, text) in pairs {
-            fields.push((*name).to_owned(), (*text).to_owned());
-        }
-        fields
-    }
-
     #[test]
     fn names_and_offsets_are_optional() {
-        let tracks = read(&form(&[(
+        let tracks = read(&Fields::of(&[(
             "tracks",
             r#"[{"name": " Ann "}, {"label": "Bob", "offset": 1.5}, {}]"#,
         )]))
@@ -92,7 +84,7 @@ mod tests {
             read_back,
             [(Some("Ann"), 0.0), (Some("Bob"), 1.5), (None, 0.0)]
         );
-        assert!(read(&form(&[])).unwrap().is_empty());
+        assert!(read(&Fields::of(&[])).unwrap().is_empty());
     }
 
     #[test]
@@ -120,7 +112,7 @@ mod tests {
                 "uploaded files",
             ),
         ] {
-            let error = read(&form(pairs)).unwrap_err();
+            let error = read(&Fields::of(pairs)).unwrap_err();
             assert_eq!(error.status_code().as_u16(), 400);
             assert!(error.message().contains(message), "{}", error.message());
         }

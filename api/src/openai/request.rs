@@ -299,16 +299,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
-    fn form(pairs: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, text) in pairs {
-            fields.push((*name).to_owned(), (*text).to_owned());
-        }
-        fields
-    }
-
     fn code(pairs: &[(&str, &str)]) -> String {
-        let error = read(Endpoint::Transcriptions, &form(pairs)).unwrap_err();
+        let error = read(Endpoint::Transcriptions, &Fields::of(pairs)).unwrap_err();
         assert_eq!(error.status_code(), StatusCode::BAD_REQUEST);
         let text = error.to_string();
         let body: Value = serde_json::from_str(text.split_once(": ").unwrap().1).unwrap();
@@ -396,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_message_lists_what_is_supported() {
-        let fields = form(&[("model", "whisper-1"), ("response_format", "docx")]);
+        let fields = Fields::of(&[("model", "whisper-1"), ("response_format", "docx")]);
         assert_eq!(
             read(Endpoint::Transcriptions, &fields)
                 .unwrap_err()
@@ -407,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_full_request_becomes_job_parameters() {
-        let fields = form(&[
+        let fields = Fields::of(&[
             ("model", "whisper-1"),
             ("response_format", "verbose_json"),
             ("timestamp_granularities[]", "word"),
@@ -427,7 +419,7 @@ mod tests {
 
     #[test]
     fn the_diarize_model_asks_for_speakers_and_takes_a_strategy() {
-        let fields = form(&[
+        let fields = Fields::of(&[
             ("model", "gpt-4o-transcribe-diarize"),
             ("response_format", "diarized_json"),
             ("chunking_strategy[type]", "server_vad"),
@@ -448,13 +440,13 @@ mod tests {
     fn translation_takes_only_models_that_translate() {
         let refused = read(
             Endpoint::Translations,
-            &form(&[("model", "gpt-4o-transcribe")]),
+            &Fields::of(&[("model", "gpt-4o-transcribe")]),
         )
         .unwrap_err();
         assert!(refused.to_string().contains("invalid_model"));
         let request = read(
             Endpoint::Translations,
-            &form(&[("model", "whisper-1"), ("language", "de")]),
+            &Fields::of(&[("model", "whisper-1"), ("language", "de")]),
         )
         .unwrap();
         assert!(request.parameters.translate && request.parameters.language.is_none());
