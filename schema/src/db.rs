@@ -21,6 +21,7 @@ pub mod workers;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use sqlx::PgPool;
@@ -103,6 +104,9 @@ impl DbError {
     }
 }
 
+/// How long a connection is taken to be alive since it was put back, which tests it; a longer rest has it tested again.
+const TRUSTED_FOR: Duration = Duration::from_millis(50);
+
 /// Connects lazily: the first statement opens the first connection, so a server that is still starting is waited for
 /// by whoever asks first.
 ///
@@ -118,7 +122,15 @@ pub fn connect(config: &DatabaseConfig) -> Result<PgPool, DbError> {
         .max_connections(config.max_connections)
         .acquire_timeout(Duration::from_secs(10))
         // How `statement` tells a pooled pool: see there.
-        .test_before_acquire(!config.transaction_pooler)
+        .test_before_acquire(config.transaction_pooler)
+        .before_acquire(|connection, since| {
+            Box::pin(async move {
+                if since.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }
 

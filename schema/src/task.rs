@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, TaskId, TenantId};
+use crate::ids::{JobId, TaskId};
 
 mod payload;
 
@@ -189,8 +189,6 @@ pub struct ClaimedTask {
     pub id: TaskId,
     /// Its job.
     pub job_id: JobId,
-    /// The tenant that owns the job.
-    pub tenant_id: TenantId,
     /// Its stage.
     #[sqlx(try_from = "String")]
     pub stage: Stage,

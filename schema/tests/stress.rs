@@ -331,9 +331,11 @@ async fn check_invariants(pool: &PgPool) {
         ),
         (
             "a ready task is open, has its own place in the queue and does not run",
-            "select count(*) from ready_tasks q cross join unnest(q.tasks) as u (id) left join current_tasks t on t.id = u.id
+            "select count(*) from ready_tasks q cross join unnest(q.tasks, q.names) as u (id, name)
+               left join current_tasks t on t.id = u.id
               where t.state is distinct from 1::smallint or t.unmet <> 0
-                 or (t.job_id, t.capability_id, t.priority, t.fair_key) <> (q.job_id, q.capability_id, q.priority, q.fair_key)",
+                 or (t.job_id, t.capability_id, t.priority, t.fair_key, t.attempt, t.name)
+                    is distinct from (q.job_id, q.capability_id, q.priority, q.fair_key, q.attempt, u.name)",
         ),
         (
             "no task is ready twice, runs twice or both",

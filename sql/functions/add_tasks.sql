@@ -11,7 +11,7 @@ set enable_seqscan = off
 as $$
 declare
   v_job jobs;
-  v_open uuid[];
+  v_open tasks[];
 begin
   select * into v_job from jobs where id = p_job;
 
@@ -21,6 +21,12 @@ begin
              from jsonb_to_recordset(p_tasks) as r (stage text, engine text, model text)) n
     where not exists (select from capabilities c
                        where c.stage = n.stage and c.engine = n.engine and c.model = n.model);
+
+  if exists (select from jsonb_array_elements(p_tasks) t cross join jsonb_array_elements_text(t->'needs') as n (id)
+              where n.id not in (select o->>'id' from jsonb_array_elements(p_tasks) o)
+                and not exists (select from tasks t where t.id = n.id::uuid and t.job_id = p_job)) then
+    raise exception 'a task of job % needs one that the job does not have', p_job using errcode = 'foreign_key_violation';
+  end if;
 
   with planned as materialized (
     select r.id, r.stage, r.engine, r.model, r.name, r.needs, r.required, r.max_attempts, r.chosen_because, r.request
@@ -35,32 +41,35 @@ begin
       from need n left join tasks t on t.id = n.parent_id
      where t.id is null or t.state not in (3, 5)
      group by n.child_id
+  ), dependant as materialized (
+    select n.parent_id, array_agg(n.child_id order by n.child_id) as ids from need n group by n.parent_id
   ), inserted as (
-    insert into tasks (id, job_id, tenant_id, fair_key, priority, capability_id, name, required, max_attempts,
-                       unmet, slot, ready_at, total_seconds, ends_job, starts_job, spawned_by)
+    insert into tasks as t (id, job_id, tenant_id, fair_key, priority, capability_id, name, required, max_attempts,
+                       unmet, slot, ready_at, total_seconds, ends_job, starts_job, spawned_by,
+                       dependants)
     select p.id, p_job, v_job.tenant_id, v_job.fair_key, v_job.priority, c.id, p.name, p.required, p.max_attempts,
            coalesce(u.unmet, 0),
            case when p_capped then case when u.unmet > 0 then 0 else 1 end end,
            case when u.unmet > 0 then null else p_now end,
            coalesce((p.request->'chunk'->>'end')::double precision - (p.request->'chunk'->>'start')::double precision,
                     v_job.audio_duration_seconds),
-           p_before = '{}' and p.id not in (select parent_id from need),
+           p_before = '{}' and d.ids is null,
            cardinality(p.needs) = 0 and p_spawned_by is null,
-           p_spawned_by
+           p_spawned_by, coalesce(d.ids, '{}') || p_before
       from planned p
       join capabilities c on c.stage = p.stage and c.engine = p.engine and c.model = p.model
       left join unmet u on u.child_id = p.id
-    returning id, unmet
+      left join dependant d on d.parent_id = p.id
+    returning t as task, t.unmet
   ), payloads as (
     insert into task_payloads (task_id, request, chosen_because)
     select id, request, chosen_because from planned
-  ), edges as (
-    insert into task_edges (parent_id, child_id)
-    select parent_id, child_id from need
-    union all
-    select p.id, b.id from planned p cross join unnest(p_before) as b (id)
+  ), known as (
+    -- Tasks that were there already and are needed by new ones.
+    update tasks t set dependants = t.dependants || d.ids
+      from dependant d where p_spawned_by is not null and t.id = d.parent_id
   )
-  select array_agg(id) into v_open from inserted where unmet = 0 and not p_capped;
+  select array_agg(task) into v_open from inserted where unmet = 0 and not p_capped;
 
   if p_before <> '{}' then
     update tasks set unmet = unmet + jsonb_array_length(p_tasks)

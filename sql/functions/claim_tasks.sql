@@ -4,18 +4,18 @@
 -- models nobody has loaded are not starved); then fairness between tenants; then age.
 --
 -- The candidates are the first rows of ready_tasks of each capability, found without locks by one short index scan each,
--- so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones. They
--- are locked one after the other until they hold enough tasks, passing over rows that others hold: never through
+-- so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones, and
+-- eight times as many when others hold all of those. They are locked one after the other until they hold enough tasks, passing over rows that others hold: never through
 -- `in (select … limit)`, which a nested loop may evaluate more than once. Only when others hold every candidate does the
 -- claim wait, for the first one and with nothing locked of its own.
 --
--- Of the last row only as many tasks are taken as are still wanted. A claim writes nothing in tasks. The settings keep
+-- Of the last row only as many tasks are taken as are still wanted. A claim neither reads nor writes tasks. The settings keep
 -- the planner to the one plan that is right at any depth: index scans in nested loops. With statistics that lag behind
 -- (a queue fills and drains within minutes) it would now and then read the whole table.
 create or replace function claim_tasks(
   p_worker uuid, p_capabilities int[], p_loaded boolean[], p_limit int, p_lease_seconds double precision
 ) returns table (
-  id uuid, job_id uuid, tenant_id uuid, stage text, name text, engine text, model text, lease bigint, attempt int,
+  id uuid, job_id uuid, stage text, name text, engine text, model text, lease bigint, attempt int,
   request jsonb
 )
 language plpgsql rows 10
@@ -28,7 +28,7 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := dalston_now();
-  v_fetch int := p_limit * 4 + 16;
+  v_fetch int := p_limit + 16;
   v_wanted int := p_limit;
   v_row record;
   v_rows tid[] := '{}';
@@ -65,6 +65,10 @@ begin
     end loop;
     close c_free;
     exit when v_rows <> '{}';
+    if v_fetch < p_limit * 8 then
+      v_fetch := p_limit * 8 + 16;
+      continue;
+    end if;
 
     select q.ctid as row, q.job_id, q.starts_job, cardinality(q.tasks) as size into v_row
       from (select t.* from unnest(p_capabilities) as wanted (capability_id)
@@ -106,30 +110,28 @@ begin
   return query
     with wanted as materialized (
       select k.id, k.stage, k.engine, k.model from capabilities k where k.id = any(p_capabilities)
-    ), old as materialized (
-      select q.ctid as row, q.job_id, q.ready_at, q.tasks,
+    ), taken as materialized (
+      select q.ctid as row, q.*,
              case when v_wanted < 0 and q.ctid = v_rows[cardinality(v_rows)] then cardinality(q.tasks) + v_wanted end as part
         from ready_tasks q
        where q.ctid = any(v_rows) and not (q.starts_job and q.job_id = any(v_unstarted))
     ), whole as (
-      delete from ready_tasks q using old where q.ctid = old.row and old.part is null
-      returning old.job_id, old.ready_at, old.tasks
+      delete from ready_tasks q using taken t where q.ctid = t.row and t.part is null
     ), parted as (
-      update ready_tasks q set tasks = old.tasks[old.part + 1:] from old where q.ctid = old.row and old.part is not null
-      returning old.job_id, old.ready_at, old.tasks[:old.part] as tasks
-    ), taken as materialized (
-      select t.job_id, t.ready_at, u.id
-        from (select * from whole union all select * from parted) t cross join unnest(t.tasks) as u (id)
+      update ready_tasks q set tasks = t.tasks[t.part + 1:], names = t.names[t.part + 1:]
+        from taken t where q.ctid = t.row and t.part is not null
+    ), task as materialized (
+      select u.id, u.name, t.job_id, t.capability_id, t.priority, t.fair_key, t.ready_at, t.attempt
+        from taken t cross join unnest(t.tasks[:coalesce(t.part, 16)], t.names[:coalesce(t.part, 16)]) as u (id, name)
     ), running as (
       insert into running_tasks (job_id, worker_id, ready_at, started_at, lease_expires_at, tasks)
       select t.job_id, p_worker, min(t.ready_at), v_now, v_now + make_interval(secs => p_lease_seconds), array_agg(t.id)
-        from taken t group by t.job_id
-      returning lease, tasks
+        from task t group by t.job_id
+      returning lease, job_id
     )
-    select t.id, t.job_id, t.tenant_id, k.stage, t.name, k.engine, k.model, r.lease, t.attempt + 1, p.request
-      from running r
-      cross join unnest(r.tasks) as u (id)
-      join tasks t on t.id = u.id
+    select t.id, t.job_id, k.stage, t.name, k.engine, k.model, r.lease, t.attempt + 1, p.request
+      from task t
+      join running r on r.job_id = t.job_id
       join wanted k on k.id = t.capability_id
       join task_payloads p on p.task_id = t.id
      order by t.priority, t.fair_key, t.id;

@@ -19,14 +19,16 @@ declare
   v_now timestamptz;
   v_cancelling uuid[];
   v_done uuid[];
+  v_met uuid[];
   v_ends uuid[];
   v_capped uuid[];
   v_settled record;
 begin
   ready := '{}';
-  select array_agg(distinct job_id) into jobs from running_tasks where lease = any(p_leases);
   select coalesce(array_agg(l.id) filter (where l.status = 'cancelling'), '{}') into v_cancelling
-    from (select j.id, j.status from jobs j where j.id = any(complete_tasks.jobs) order by j.id for no key update) l;
+    from (select j.id, j.status from jobs j
+           where j.id = any(array(select r.job_id from running_tasks r where r.lease = any(p_leases)))
+           order by j.id for no key update) l;
   v_now := dalston_now();
 
   with completed as (
@@ -34,14 +36,15 @@ begin
        set state = 3, completed_at = v_now, ready_at = e.ready_at, started_at = e.started_at, attempt = t.attempt + 1,
            done_seconds = t.total_seconds, slot = case when t.slot is not null then 0 end
       from end_leases(p_tasks, p_leases) e where t.id = e.task_id
-    returning t.id, t.job_id, t.tenant_id, t.slot, t.ends_job
+    returning t.id, t.job_id, t.tenant_id, t.slot, t.ends_job, t.dependants
   ), logged as (
     insert into job_log (job_id, at, type, tasks)
     select job_id, v_now, 'task.completed', array_agg(id) from completed group by job_id
   )
-  select array_agg(id), array_agg(id) filter (where ends_job), array_agg(distinct tenant_id) filter (where slot is not null),
-         array_agg(distinct job_id)
-    into v_done, v_ends, v_capped, jobs from completed;
+  select array_agg(c.id), array(select d.id from completed o cross join unnest(o.dependants) as d (id)),
+         array_agg(c.job_id) filter (where c.ends_job), array_agg(distinct c.tenant_id) filter (where c.slot is not null),
+         array_agg(distinct c.job_id)
+    into v_done, v_met, v_ends, v_capped, jobs from completed c;
   jobs := coalesce(jobs, '{}');
   if v_done is null then
     done := array_fill(false, array[cardinality(p_tasks)]);
@@ -61,7 +64,7 @@ begin
     ready := fan_out(jobs[1], v_done[1], p_more, v_now);
   end if;
 
-  v_settled := settle_tasks(v_done, coalesce(v_ends, '{}'), v_cancelling, v_now);
+  v_settled := settle_tasks(v_met, coalesce(v_ends, '{}'), v_cancelling, v_now);
   ready := ready || v_settled.ready;
   if v_capped is not null then
     ready := ready || promote_held(v_capped, v_now);

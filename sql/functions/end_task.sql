@@ -17,7 +17,7 @@ begin
           jsonb_build_object('task_id', p_task.id, 'stage', v_stage, 'name', p_task.name, 'error', p_error));
 
   if not p_task.required then
-    return (settle_tasks(array[p_task.id], case when p_task.ends_job then array[p_task.id] else '{}' end, '{}', p_now)).ready;
+    return (settle_tasks(p_task.dependants, case when p_task.ends_job then array[p_task.job_id] else '{}' end, '{}', p_now)).ready;
   end if;
   perform withdraw_tasks(p_task.job_id);
   delete from running_tasks where job_id = p_task.job_id;

@@ -9,7 +9,7 @@ as $$
 declare
   v_now timestamptz;
   v_done uuid[];
-  v_open uuid[];
+  v_open tasks[];
   v_capped uuid[];
 begin
   select array_agg(distinct job_id) into jobs from running_tasks where lease = any(p_leases);
@@ -24,9 +24,9 @@ begin
            ready_at = e.ready_at, started_at = e.started_at, slot = case when t.slot is not null then 0 end
       from end_leases(p_tasks, p_leases) e, jobs j
      where t.id = e.task_id and j.id = t.job_id
-    returning t.id, t.state, t.tenant_id, t.slot
+    returning t as task, t.id, t.state, t.tenant_id, t.slot
   )
-  select array_agg(id), array_agg(id) filter (where state = 0), array_agg(distinct tenant_id) filter (where slot is not null)
+  select array_agg(id), array_agg(task) filter (where state = 0), array_agg(distinct tenant_id) filter (where slot is not null)
     into v_done, v_open, v_capped from returned;
   select coalesce(array_agg(a.id = any(coalesce(v_done, '{}')) order by a.n), '{}') into done
     from unnest(p_tasks) with ordinality as a (id, n);

@@ -1,22 +1,16 @@
 -- open_tasks: makes pending tasks ready: straight away, or, where the tenant has a cap, as held; the caller promotes
 -- afterwards. Called by whoever releases, returns or reopens tasks and holds their jobs' rows. Answers the capabilities
 -- that became ready.
-create or replace function open_tasks(p_tasks uuid[], p_now timestamptz) returns int[]
+create or replace function open_tasks(p_tasks tasks[], p_now timestamptz) returns int[]
 language plpgsql
 as $$
 declare
-  v_held uuid[];
+  v_capped uuid[] := array(select t.id from unnest(p_tasks) as t where t.slot is not null);
 begin
-  with held as (
-    update tasks set slot = 1, ready_at = p_now where id = any(p_tasks) and slot is not null returning id
-  )
-  select array_agg(id) into v_held from held;
-  if v_held is not null then
-    p_tasks := array(select unnest(p_tasks) except select unnest(v_held));
+  if v_capped = '{}' then
+    return queue_tasks(p_tasks, p_now);
   end if;
-  if p_tasks = '{}' then
-    return '{}';
-  end if;
-  return queue_tasks(p_tasks, p_now);
+  update tasks set slot = 1, ready_at = p_now where id = any(v_capped);
+  return queue_tasks(array(select t from unnest(p_tasks) as t where t.slot is null), p_now);
 end
 $$;

@@ -7,7 +7,7 @@ as $$
 declare
   v_tenant record;
   v_free int;
-  v_tasks uuid[];
+  v_tasks tasks[];
   v_ready int[] := '{}';
 begin
   for v_tenant in select id, max_running from tenants where id = any(p_tenants) order by id for no key update loop
@@ -21,9 +21,9 @@ begin
       select id from tasks where tenant_id = v_tenant.id and slot = 1
        order by priority, fair_key, id limit v_free for no key update skip locked
     ), promoted as (
-      update tasks t set slot = 2 from next where t.id = next.id returning t.id
+      update tasks t set slot = 2 from next where t.id = next.id returning t as task
     )
-    select array_agg(id) into v_tasks from promoted;
+    select array_agg(task) into v_tasks from promoted;
     continue when v_tasks is null;
     v_ready := v_ready || queue_tasks(v_tasks, p_now);
   end loop;

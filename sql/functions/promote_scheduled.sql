@@ -4,15 +4,15 @@ language plpgsql
 as $$
 declare
   v_now timestamptz := dalston_now();
-  v_due uuid[];
+  v_due tasks[];
   v_capped uuid[];
 begin
   with due as materialized (
     select id from tasks where run_at <= v_now order by run_at limit p_limit for no key update skip locked
   ), opened as (
-    update tasks t set run_at = null from due where t.id = due.id returning t.id, t.tenant_id, t.slot
+    update tasks t set run_at = null from due where t.id = due.id returning t as task, t.tenant_id, t.slot
   )
-  select count(*), coalesce(array_agg(id), '{}'), array_agg(distinct tenant_id) filter (where slot is not null)
+  select count(*), coalesce(array_agg(task), '{}'), array_agg(distinct tenant_id) filter (where slot is not null)
     into promoted, v_due, v_capped from opened;
   ready := open_tasks(v_due, v_now);
   if v_capped is not null then

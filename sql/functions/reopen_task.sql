@@ -12,7 +12,7 @@ begin
                             'attempt', p_task.attempt, 'run_at', coalesce(p_run_at, p_now))
     from capabilities k where k.id = p_task.capability_id;
   if p_run_at is null then
-    return open_tasks(array[p_task.id], p_now);
+    return open_tasks(array[p_task], p_now);
   end if;
   update tasks set run_at = p_run_at where id = p_task.id;
   return '{}';

@@ -7,25 +7,33 @@ as $$
 declare
   v_tenant uuid;
   v_capped boolean;
-  v_open uuid[];
+  v_removed uuid[];
+  v_open tasks[];
   v_ready int[];
 begin
-  delete from tasks where job_id = p_job and spawned_by = any(p_tasks);
+  with removed as (
+    delete from tasks where job_id = p_job and spawned_by = any(p_tasks) returning id
+  )
+  select array_agg(id) into v_removed from removed;
+  if v_removed is not null then
+    update tasks set dependants = array(select unnest(dependants) except select unnest(v_removed))
+     where job_id = p_job and dependants && v_removed;
+  end if;
   update task_payloads set response = null, error = null where task_id = any(p_tasks);
   with need as materialized (
-    select e.child_id, count(*)::int as unmet
-      from task_edges e join tasks p on p.id = e.parent_id
-     where e.child_id = any(p_tasks) and (p.id = any(p_tasks) or p.state not in (3, 5))
-     group by e.child_id
+    select d.id as child_id, count(*)::int as unmet
+      from tasks p cross join unnest(p.dependants) as d (id)
+     where p.job_id = p_job and d.id = any(p_tasks) and (p.id = any(p_tasks) or p.state not in (3, 5))
+     group by d.id
   ), reopened as (
     update tasks t
        set unmet = coalesce(n.unmet, 0), state = 0, ready_at = null, slot = case when t.slot is not null then 0 end,
            attempt = 0, retries = 0, crashes = 0, done_seconds = 0, started_at = null, completed_at = null, run_at = null
       from unnest(p_tasks) as a (id) left join need n on n.child_id = a.id
      where t.id = a.id
-    returning t.id, t.unmet, t.slot
+    returning t as task, t.unmet, t.slot
   )
-  select array_agg(id) filter (where unmet = 0), bool_or(slot is not null) into v_open, v_capped from reopened;
+  select array_agg(task) filter (where unmet = 0), bool_or(slot is not null) into v_open, v_capped from reopened;
   v_ready := open_tasks(coalesce(v_open, '{}'), p_now);
 
   update jobs

@@ -22,7 +22,7 @@ begin
   with recursive affected (id) as (
     select id from tasks where job_id = p_job and state <> 3
     union
-    select e.child_id from affected a join task_edges e on e.parent_id = a.id
+    select d.id from affected a join tasks t on t.id = a.id cross join unnest(t.dependants) as d (id)
   )
   select array_agg(id) into v_tasks from affected;
   ready := reopen_tasks(p_job, v_tasks, dalston_now());

@@ -25,7 +25,7 @@ begin
   with recursive affected (id) as (
     select p_task
     union
-    select e.child_id from affected a join task_edges e on e.parent_id = a.id
+    select d.id from affected a join tasks t on t.id = a.id cross join unnest(t.dependants) as d (id)
   )
   select array_agg(t.id) into v_tasks
     from tasks t

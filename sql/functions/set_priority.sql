@@ -14,8 +14,8 @@ begin
      where q.capability_id = t.capability_id and q.priority = t.priority and q.fair_key = t.fair_key and q.job_id = p_job
     returning q.*
   )
-  insert into ready_tasks (capability_id, priority, fair_key, place, job_id, starts_job, ready_at, tasks)
-  select capability_id, p_priority, fair_key, place, job_id, starts_job, ready_at, tasks from taken;
+  insert into ready_tasks (capability_id, priority, fair_key, place, job_id, starts_job, ready_at, attempt, tasks, names)
+  select capability_id, p_priority, fair_key, place, job_id, starts_job, ready_at, attempt, tasks, names from taken;
   update tasks set priority = p_priority where job_id = p_job and state = 0;
   get diagnostics v_moved = row_count;
   return v_moved;

@@ -1,26 +1,26 @@
 -- settle_tasks: what follows when tasks have just been completed or skipped: releases their dependants by counting
--- down, closes jobs whose last end is reached (p_ends: those of the tasks that end their jobs), and finishes
--- cancellations (p_cancelling: jobs being cancelled) that waited for them. Answers the capabilities that became ready
--- and the jobs that changed state. Called by complete_tasks, end_task, give_back_tasks and cancel_attempt, whose callers
--- hold the jobs' rows.
+-- down (p_met: those, each as often as it needed one of the tasks), closes jobs whose last end is reached (p_ends: the
+-- jobs, each as often as one of its ends was), and finishes cancellations (p_cancelling: jobs being cancelled) that
+-- waited for them. Answers the capabilities that became ready and the jobs that changed state. Called by complete_tasks,
+-- end_task, give_back_tasks and cancel_attempt, whose callers hold the jobs' rows.
 create or replace function settle_tasks(
-  p_tasks uuid[], p_ends uuid[], p_cancelling uuid[], p_now timestamptz, out ready int[], out changed uuid[]
+  p_met uuid[], p_ends uuid[], p_cancelling uuid[], p_now timestamptz, out ready int[], out changed uuid[]
 )
 language plpgsql
 as $$
 declare
-  v_free uuid[];
+  v_free tasks[];
   v_cancelled uuid[];
 begin
-  if p_tasks <> '{}' then
+  if p_met <> '{}' then
     with met as materialized (
-      select child_id, count(*)::int as needs from task_edges where parent_id = any(p_tasks) group by child_id
+      select m.id, count(*)::int as needs from unnest(p_met) as m (id) group by m.id
     ), child as materialized (
-      select t.id, t.unmet - m.needs as unmet from met m join tasks t on t.id = m.child_id where t.state = 0 and t.unmet > 0
+      select t as task, t.id, t.unmet - m.needs as unmet from met m join tasks t on t.id = m.id where t.state = 0 and t.unmet > 0
     ), counted as (
       update tasks t set unmet = c.unmet from child c where c.unmet > 0 and t.id = c.id
     )
-    select array_agg(id) into v_free from child where unmet <= 0;
+    select array_agg(task) into v_free from child where unmet <= 0;
     if v_free is not null then
       ready := open_tasks(v_free, p_now);
     end if;
@@ -28,7 +28,7 @@ begin
 
   if p_ends <> '{}' then
     with ended as materialized (
-      select job_id, count(*)::int as ends from tasks where id = any(p_ends) group by job_id
+      select e.job_id, count(*)::int as ends from unnest(p_ends) as e (job_id) group by e.job_id
     ), closed as (
       update jobs j
          set open_ends = j.open_ends - e.ends,

@@ -1,32 +1,40 @@
+create domain kept_state as smallint check (value in (0, 3, 4, 5, 6));
+create domain cap_slot as smallint check (value between 0 and 2);
+
+comment on domain kept_state is 'State of a task as far as its row keeps it; see tasks.state.';
+comment on domain cap_slot is 'Where a task stands in its tenant''s cap; see tasks.slot.';
+
 create table tasks (
+  -- Columns of fixed width that are never null come first: PostgreSQL finds those without walking the row.
   id               uuid primary key,
   job_id           uuid not null references jobs on delete cascade,
   tenant_id        uuid not null,
   fair_key         bigint not null,
+  total_seconds    seconds not null,
+  done_seconds     seconds not null default 0,
+  capability_id    int not null,
+  unmet            whole_number not null,
+  priority         smallint not null,
+  state            kept_state not null default 0,
+  attempt          small_whole_number not null default 0,
+  retries          small_whole_number not null default 0,
+  crashes          small_whole_number not null default 0,
+  max_attempts     positive_smallint not null,
+  required         boolean not null,
+  ends_job         boolean not null,
+  starts_job       boolean not null,
+  name             filled_text not null,
+  slot             cap_slot,
   run_at           timestamptz,
   ready_at         timestamptz,
   started_at       timestamptz,
   completed_at     timestamptz,
-  total_seconds    double precision not null check (total_seconds >= 0),
-  done_seconds     double precision not null default 0,
-  capability_id    int not null,
-  unmet            int not null check (unmet >= 0),
-  state            smallint not null default 0 check (state in (0, 3, 4, 5, 6)),
-  slot             smallint check (slot between 0 and 2),
-  priority         smallint not null,
-  attempt          smallint not null default 0 check (attempt >= 0),
-  retries          smallint not null default 0 check (retries >= 0),
-  crashes          smallint not null default 0 check (crashes >= 0),
-  max_attempts     smallint not null check (max_attempts > 0),
-  required         boolean not null,
-  ends_job         boolean not null,
-  starts_job       boolean not null,
   spawned_by       uuid,
-  name             text not null check (name <> ''),
+  dependants       uuid[] not null default '{}',
   constraint task_names_are_unique_in_a_job unique (job_id, name),
-  constraint a_finished_task_has_an_end check ((state <> 0) = (completed_at is not null)),
-  constraint only_open_tasks_wait_for_a_time check (run_at is null or state = 0),
-  constraint only_open_tasks_have_a_slot check (coalesce(slot, 0) = 0 or state = 0)
+  -- An ended task has an end, waits for no time and has no slot.
+  constraint a_task_is_open_or_has_ended check (
+    case when state = 0 then completed_at is null else completed_at is not null and run_at is null and coalesce(slot, 0) = 0 end)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Nothing that an ordinary completion writes is in an index, so that it is a heap-only update: a new version of the row
@@ -60,6 +68,7 @@ comment on column tasks.ends_job is 'Nothing depends on it: it counts in jobs.op
 comment on column tasks.starts_job is 'It needs nothing, so claiming it may start its job.';
 comment on column tasks.spawned_by is 'The task that added it while running; null for tasks of the plan.';
 comment on column tasks.name is 'Name within the job: the stage, or the stage with a channel or chunk.';
+comment on column tasks.dependants is 'The tasks of the job that wait for it, each of which counts it in unmet until it is done. Kept here, so that whoever writes the end of a task has them at hand; task_edges shows them as pairs.';
 
 -- The claim: one short range scan per capability, whatever lies behind it.
 create table ready_tasks (
@@ -70,7 +79,9 @@ create table ready_tasks (
   job_id        uuid not null,
   starts_job    boolean not null,
   ready_at      timestamptz not null,
-  tasks         uuid[] not null check (cardinality(tasks) > 0),
+  attempt       small_whole_number not null,
+  tasks         some_ids not null,
+  names         text[] not null,
   primary key (capability_id, priority, fair_key, place)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
@@ -82,18 +93,22 @@ comment on column ready_tasks.place is 'Grows: of equals, what became ready firs
 comment on column ready_tasks.job_id is 'The job. No foreign key, because checking one would lock the job''s row; a job is deleted only when nothing of it is here.';
 comment on column ready_tasks.starts_job is 'Claiming these tasks may start the job.';
 comment on column ready_tasks.ready_at is 'Since when they can be claimed.';
+comment on column ready_tasks.attempt is 'Attempts of each that ended.';
 comment on column ready_tasks.tasks is 'The tasks, oldest first.';
+comment on column ready_tasks.names is 'Their names, in the same order: a claim answers them without reading tasks.';
 
 create sequence task_leases;
 
 create table running_tasks (
-  lease            bigint primary key default nextval('task_leases'),
+  -- A claim is not waited for to reach the disk, and a crash may set a sequence back: the random part keeps a token that
+  -- a worker still holds from being given out again.
+  lease            bigint primary key default (nextval('task_leases') << 20) + floor(random() * 1048576)::bigint,
   job_id           uuid not null,
   worker_id        uuid not null,
   ready_at         timestamptz not null,
   started_at       timestamptz not null,
   lease_expires_at timestamptz not null,
-  tasks            uuid[] not null check (cardinality(tasks) > 0)
+  tasks            some_ids not null
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 create index running_tasks_of_job on running_tasks (job_id);
@@ -101,7 +116,7 @@ create index running_tasks_of_job on running_tasks (job_id);
 -- There are at most as many rows as the fleet has slots: rescue and "what does this worker hold" read them all, and
 -- heartbeats, which write no column of an index, stay heap-only updates.
 comment on table running_tasks is 'The leases: who runs what until when. A row has what one claim took of one job, normally one task. Put in by the claim; whoever ends attempts takes their tasks out, and the row with the last.';
-comment on column running_tasks.lease is 'Fencing token: from one sequence for all claims, so it is never used twice. Complete, fail and extend change nothing unless they carry it.';
+comment on column running_tasks.lease is 'Fencing token: grows from claim to claim (one sequence for all, and 20 random bits), and is never used twice. Complete, fail and extend change nothing unless they carry it.';
 comment on column running_tasks.job_id is 'The tasks'' job. No foreign key, as in ready_tasks.';
 comment on column running_tasks.worker_id is 'Who runs them.';
 comment on column running_tasks.ready_at is 'When they became ready, from ready_tasks.';

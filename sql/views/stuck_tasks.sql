@@ -27,7 +27,7 @@ select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, 
     select 'waits for tasks that are all done', t.ready_at
      where t.state = 0
        and not exists (select from task_edges e join tasks p on p.id = e.parent_id
-                        where e.child_id = t.id and p.state not in (3, 5))
+                        where e.job_id = t.job_id and e.child_id = t.id and p.state not in (3, 5))
   ) why
  where t.state in (0, 1, 2, 7, 8) and j.completed_at is null;
 

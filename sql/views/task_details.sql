@@ -1,7 +1,7 @@
 -- task_details: a task as the API reads it.
 create view task_details as
 select t.id, t.job_id, k.stage, t.name, k.engine, k.model, task_status(t.state) as status, t.required,
-       array(select e.parent_id from task_edges e where e.child_id = t.id order by e.parent_id) as dependencies,
+       array(select e.parent_id from task_edges e where e.job_id = t.job_id and e.child_id = t.id order by e.parent_id) as dependencies,
        t.retries::int as retries, t.max_attempts::int as max_attempts, t.ready_at, t.started_at, t.completed_at,
        case when t.state in (4, 5, 7) then p.error end as error, p.chosen_because, p.request, p.response
   from current_tasks t

@@ -98,10 +98,12 @@ async fn fill(pool: &PgPool, finished: u64, queued: u64) -> Result<()> {
                           case $2 when 3 then 1 else 0 end, 3, true, false, false, $2 || '_' || lpad(n::text, 8, '0')
                      from (select * from tasks where job_id = $1 and name = 'transcribe') t
                     cross join generate_series($3, $4) as n
-                   returning id, state, capability_id, priority, fair_key
+                   returning id, state, capability_id, priority, fair_key, attempt, name
                  ), queued as (
-                   insert into ready_tasks (capability_id, priority, fair_key, job_id, starts_job, ready_at, tasks)
-                   select capability_id, priority, fair_key, $1, false, now(), array[id] from added where state = 0
+                   insert into ready_tasks (capability_id, priority, fair_key, job_id, starts_job, ready_at, attempt, tasks,
+                                            names)
+                   select capability_id, priority, fair_key, $1, false, now(), attempt, array[id], array[name]
+                     from added where state = 0
                  )
                  insert into task_payloads (task_id, request) select id, '{}' from added where state = 0",
             )

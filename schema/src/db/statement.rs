@@ -8,10 +8,10 @@ use sqlx::{Decode, FromRow, SqlSafeStr, Type};
 
 use super::{DbError, PgPool};
 
-/// Whether the pool goes through a transaction pooler. [`super::connect`] tells those apart by testing connections:
-/// behind a pooler a test would tell nothing about the server connection that the next statement gets.
+/// Whether the pool goes through a transaction pooler. [`super::connect`] tells those apart by who tests a connection
+/// before it is used: sqlx, or a function of ours that spares those used a moment ago.
 pub(super) fn is_pooled(pool: &PgPool) -> bool {
-    !pool.options().get_test_before_acquire()
+    pool.options().get_test_before_acquire()
 }
 
 /// A statement whose rows become `O`s.

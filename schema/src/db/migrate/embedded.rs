@@ -21,15 +21,14 @@ pub(super) const MIGRATIONS: &[SqlFile] = files!["migrations":
     "0005_workers",
     "0006_tasks",
     "0007_task_payloads",
-    "0008_task_edges",
-    "0009_transcripts",
-    "0010_job_log",
-    "0011_fair_clock",
-    "0012_audit_log",
-    "0013_request_counts",
-    "0014_job_events_queue",
-    "0015_capability_details",
-    "0016_models",
+    "0008_transcripts",
+    "0009_job_log",
+    "0010_fair_clock",
+    "0011_audit_log",
+    "0012_request_counts",
+    "0013_job_events_queue",
+    "0014_capability_details",
+    "0015_models",
 ];
 
 /// One function each, named like its file; replaced whenever a file changes.
@@ -113,6 +112,7 @@ pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
 /// One view each, in an order in which each needs only earlier ones; replaced whenever a function or view changes.
 pub(super) const VIEWS: &[SqlFile] = files!["views":
     "current_tasks",
+    "task_edges",
     "job_history",
     "job_details",
     "task_details",

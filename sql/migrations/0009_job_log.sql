@@ -2,7 +2,7 @@ create table job_log (
   id     bigint generated always as identity (increment by 65536) primary key,
   job_id uuid not null,
   at     timestamptz not null,
-  type   text not null check (type <> ''),
+  type   filled_text not null,
   body   jsonb not null default '{}',
   tasks  uuid[]
 );
