@@ -25,7 +25,8 @@ declare
   v_settled record;
 begin
   ready := '{}';
-  select coalesce(array_agg(l.id) filter (where l.status = 'cancelling'), '{}') into v_cancelling
+  select coalesce(array_agg(l.id), '{}'), coalesce(array_agg(l.id) filter (where l.status = 'cancelling'), '{}')
+    into jobs, v_cancelling
     from (select j.id, j.status from jobs j
            where j.id = any(array(select r.job_id from running_tasks r where r.lease = any(p_leases)))
            order by j.id for no key update) l;
@@ -42,11 +43,10 @@ begin
     select job_id, v_now, 'task.completed', array_agg(id) from completed group by job_id
   )
   select array_agg(c.id), array(select d.id from completed o cross join unnest(o.dependants) as d (id)),
-         array_agg(c.job_id) filter (where c.ends_job), array_agg(distinct c.tenant_id) filter (where c.slot is not null),
-         array_agg(distinct c.job_id)
-    into v_done, v_met, v_ends, v_capped, jobs from completed c;
-  jobs := coalesce(jobs, '{}');
+         array_agg(c.job_id) filter (where c.ends_job), array_agg(distinct c.tenant_id) filter (where c.slot is not null)
+    into v_done, v_met, v_ends, v_capped from completed c;
   if v_done is null then
+    jobs := '{}';
     done := array_fill(false, array[cardinality(p_tasks)]);
     return;
   elsif cardinality(v_done) = cardinality(p_tasks) then
