@@ -6,14 +6,13 @@
 //! three compact graphs with the same weights into a folder, once: the first caller writes, later ones and other
 //! processes find it. A graph that is not recognised is left alone and the reason returned.
 //!
-//! [`source`] reads, [`recognise`] finds, [`rewrite`] writes; [`operators`] are the kernels the new graphs call.
+//! [`source`] reads, [`recognise`] finds, [`rewrite`] writes, [`stored`] keeps; [`operators`] are the kernels the new graphs
+//! call.
 //!
 //! Beside it, for graphs of any kind: [`interface`] says what a file holds without loading it, [`shared_prefix`] splits off
 //! the layers that overlapping windows share.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,17 +25,15 @@ pub mod recognise;
 pub mod rewrite;
 pub mod shared_prefix;
 pub mod source;
+pub mod stored;
 pub mod tensor;
 
 use operators::cross_attention::HeadShape;
+use stored::Stored;
 
-/// Version of what is written. A change of layout or of an operator's meaning raises it, and folders are written anew.
-const VERSION: u32 = 3;
-const STAMP: &str = "stamp.json";
 const ENCODER: &str = "encoder.onnx";
 const DECODER: &str = "decoder.onnx";
 const ALIGNMENT: &str = "alignment.onnx";
-const WEIGHTS: &str = "weights.bin";
 
 /// In what the network's products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,12 +84,8 @@ pub struct OptimizedWhisper {
     pub alignment: PathBuf,
     /// What they compute in.
     pub arithmetic: Arithmetic,
-    /// Decoder layers.
-    pub n_layers: usize,
-    /// Bytes of the weights.
-    pub weight_bytes: u64,
-    /// Whether this call wrote them.
-    pub is_new: bool,
+    /// Where they lie.
+    pub stored: Stored,
 }
 
 /// What a published graph lacks to be known as Whisper. The graph is used as it is.
@@ -122,17 +115,6 @@ pub enum GraphError {
     Invalid(String),
 }
 
-impl OptimizedWhisper {
-    /// Removes the graphs, when they turn out not to compute what the published ones do.
-    ///
-    /// # Errors
-    /// A folder that cannot be written to.
-    pub fn remove(&self) -> Result<(), GraphError> {
-        let folder = self.encoder.parent().unwrap_or(Path::new("."));
-        std::fs::remove_dir_all(folder).map_err(|error| GraphError::io(folder, error))
-    }
-}
-
 impl GraphError {
     pub(crate) fn io(path: &Path, error: std::io::Error) -> Self {
         Self::Io {
@@ -146,25 +128,8 @@ impl GraphError {
     }
 }
 
-/// Says for which files, and by which version, a folder was written.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    version: u32,
-    kernels: String,
-    sources: Vec<SourceFile>,
-    n_layers: usize,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct SourceFile {
-    name: String,
-    bytes: u64,
-    modified_ns: u128,
-}
-
 /// Rewrites the encoder and decoder graphs into a folder below `out_dir`, or finds them there. `decoder` is a merged
-/// decoder or one without a cache. Safe when several processes do it at once: each writes a folder of its own, and
-/// renames it into place.
+/// decoder or one without a cache.
 ///
 /// # Errors
 /// [`GraphError`]; the published graphs can be used all the same.
@@ -176,138 +141,53 @@ pub fn optimize_whisper(
     out_dir: &Path,
 ) -> Result<OptimizedWhisper, GraphError> {
     let kernels = rewrite::Kernels::for_this_processor(arithmetic, shape);
-    let mut stamp = Stamp {
-        version: VERSION,
-        kernels: kernels.name(),
-        sources: vec![source_file(encoder)?, source_file(decoder)?],
-        n_layers: 0,
+    let write = |folder: &Path, weights: &mut emit::WeightFile| {
+        let encoder_source = source::Source::open(encoder)?;
+        let decoder_source = source::Source::open(decoder)?;
+        let found_encoder = recognise::encoder(&encoder_source, shape.n_ctx)?;
+        let found_decoder = recognise::decoder(&decoder_source, shape.n_text_ctx, shape.n_vocab)?;
+        rewrite::write_encoder(
+            (&found_encoder, &encoder_source),
+            (&found_decoder, &decoder_source),
+            shape,
+            kernels,
+            weights,
+            &folder.join(ENCODER),
+        )?;
+        for (attentions, name) in [(false, DECODER), (true, ALIGNMENT)] {
+            rewrite::write_decoder(
+                &found_decoder,
+                &decoder_source,
+                shape,
+                kernels,
+                attentions,
+                weights,
+                &folder.join(name),
+            )?;
+        }
+        Ok(found_decoder.layers.len())
     };
-    let folder = out_dir.join(&stamp.kernels);
-    if let Some(found) = find(&folder, &stamp, arithmetic) {
-        return Ok(found);
-    }
-
-    let encoder_source = source::Source::open(encoder)?;
-    let decoder_source = source::Source::open(decoder)?;
-    let found_encoder = recognise::encoder(&encoder_source, shape.n_ctx)?;
-    let found_decoder = recognise::decoder(&decoder_source, shape.n_text_ctx, shape.n_vocab)?;
-    stamp.n_layers = found_decoder.layers.len();
-
-    let temporary = Temporary::create(out_dir)?;
-    let at = |name: &str| temporary.0.join(name);
-    let mut weights = emit::WeightFile::create(&temporary.0, WEIGHTS)?;
-    rewrite::write_encoder(
-        (&found_encoder, &encoder_source),
-        (&found_decoder, &decoder_source),
-        shape,
-        kernels,
-        &mut weights,
-        &at(ENCODER),
-    )?;
-    rewrite::write_decoder(
-        &found_decoder,
-        &decoder_source,
-        shape,
-        kernels,
-        false,
-        &mut weights,
-        &at(DECODER),
-    )?;
-    rewrite::write_decoder(
-        &found_decoder,
-        &decoder_source,
-        shape,
-        kernels,
-        true,
-        &mut weights,
-        &at(ALIGNMENT),
-    )?;
-    weights.finish()?;
-    let text = serde_json::to_vec_pretty(&stamp)
-        .map_err(|error| GraphError::invalid(error.to_string()))?;
-    std::fs::write(at(STAMP), text).map_err(|error| GraphError::io(&at(STAMP), error))?;
-
-    // A folder of another version or of other sources is in the way; one of ours, made meanwhile, is welcome.
-    if std::fs::rename(&temporary.0, &folder).is_err() {
-        if let Some(found) = find(&folder, &stamp, arithmetic) {
-            return Ok(found);
-        }
-        let old = Temporary::path(out_dir);
-        std::fs::rename(&folder, &old).map_err(|error| GraphError::io(&folder, error))?;
-        let _old = Temporary(old);
-        std::fs::rename(&temporary.0, &folder).map_err(|error| GraphError::io(&folder, error))?;
-    }
-    let written = find(&folder, &stamp, arithmetic).ok_or_else(|| {
-        GraphError::invalid(format!(
-            "{} was changed while it was written",
-            folder.display()
-        ))
-    })?;
+    let stored = Stored::find_or_write(out_dir, &kernels.name(), &[encoder, decoder], write)?;
     Ok(OptimizedWhisper {
-        is_new: true,
-        ..written
-    })
-}
-
-fn find(folder: &Path, wanted: &Stamp, arithmetic: Arithmetic) -> Option<OptimizedWhisper> {
-    let stamp: Stamp = serde_json::from_slice(&std::fs::read(folder.join(STAMP)).ok()?).ok()?;
-    let same = stamp.version == wanted.version
-        && stamp.kernels == wanted.kernels
-        && stamp.sources == wanted.sources;
-    let weight_bytes = std::fs::metadata(folder.join(WEIGHTS)).ok()?.len();
-    same.then(|| OptimizedWhisper {
-        encoder: folder.join(ENCODER),
-        decoder: folder.join(DECODER),
-        alignment: folder.join(ALIGNMENT),
+        encoder: stored.folder.join(ENCODER),
+        decoder: stored.folder.join(DECODER),
+        alignment: stored.folder.join(ALIGNMENT),
         arithmetic,
-        n_layers: stamp.n_layers,
-        weight_bytes,
-        is_new: false,
+        stored,
     })
 }
 
-fn source_file(path: &Path) -> Result<SourceFile, GraphError> {
-    let metadata = std::fs::metadata(path).map_err(|error| GraphError::io(path, error))?;
-    let modified = metadata
-        .modified()
-        .map_err(|error| GraphError::io(path, error))?;
-    Ok(SourceFile {
-        name: path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-        bytes: metadata.len(),
-        modified_ns: modified
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos(),
-    })
-}
-
-/// A folder that goes away when its owner does, unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn path(parent: &Path) -> PathBuf {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        parent.join(format!(".writing-{}-{count}", std::process::id()))
+/// Pearson's correlation: how well a rewritten graph agrees with the published one.
+pub(crate) fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let n = a.len().max(1) as f64;
+    let mean = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>() / n;
+    let (mean_a, mean_b) = (mean(a), mean(b));
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (&a, &b) in a.iter().zip(b) {
+        let (a, b) = (f64::from(a) - mean_a, f64::from(b) - mean_b);
+        ab += a * b;
+        aa += a * a;
+        bb += b * b;
     }
-
-    fn create(parent: &Path) -> Result<Self, GraphError> {
-        let path = Self::path(parent);
-        std::fs::create_dir_all(&path).map_err(|error| GraphError::io(&path, error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if self.0.exists()
-            && let Err(error) = std::fs::remove_dir_all(&self.0)
-        {
-            tracing::warn!(path = %self.0.display(), %error, "a temporary folder could not be removed");
-        }
-    }
+    ab / (aa * bb).sqrt()
 }

@@ -9,7 +9,7 @@ mod cache;
 mod packed;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ndarray::{Array3, ArrayView3, Axis, s};
@@ -17,7 +17,9 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Tensor, TensorRef};
 
 use crate::error::{EngineError, Result};
+use crate::graph::correlation;
 use crate::graph::rewrite::attention_name;
+use crate::graph::stored::beside_model;
 use crate::graph::{Arithmetic, GraphError, OptimizedWhisper, Shape, optimize_whisper};
 use crate::model_folder::{DecoderGraphs, ModelFolder, Precision};
 use crate::session::{Device, RunGuard, Runtime, SessionOptions};
@@ -95,13 +97,7 @@ impl OptimizedModel {
         };
         let write =
             |out: &Path| optimize_whisper(&folder.graphs.encoder, decoder, &shape, arithmetic, out);
-        let graphs = match write(&folder.path.join("optimized")) {
-            Err(GraphError::Io { error, .. }) if is_read_only(&error) => {
-                write(&place_elsewhere(&folder.path))?
-            }
-            other => other?,
-        };
-        let is_new = graphs.is_new;
+        let graphs = beside_model(&folder.path, write)?;
         let session = |path: &Path, options: &SessionOptions| {
             runtime
                 .session(path, options)
@@ -122,8 +118,10 @@ impl OptimizedModel {
             graphs,
             alignment: None,
         };
-        if is_new && let Err(error) = model.compare_with_published(folder, threads) {
-            model.graphs.remove()?;
+        if model.graphs.stored.is_new
+            && let Err(error) = model.compare_with_published(folder, threads)
+        {
+            model.graphs.stored.remove()?;
             return Err(error);
         }
         Ok(model)
@@ -238,7 +236,7 @@ impl Backend for OptimizedModel {
 
     fn encode(&mut self, mel: ArrayView3<'_, f32>, run: &RunGuard) -> Result<EncodedWindows> {
         let failed = |error: ort::Error| run.error("encoding audio", error);
-        let layers = self.graphs.n_layers;
+        let layers = self.graphs.stored.n_layers;
         let mut packed = PackedWindows::builder(
             self.graphs.arithmetic,
             layers,
@@ -273,7 +271,8 @@ impl Backend for OptimizedModel {
             encoded: Arc::clone(&encoded.0),
             windows: windows.iter().map(|&window| window as i32).collect(),
             slots: (0..n as i32).collect(),
-            cache: Cache::new(&self.shape, self.graphs.n_layers, n, n_tokens).map_err(failed)?,
+            cache: Cache::new(&self.shape, self.graphs.stored.n_layers, n, n_tokens)
+                .map_err(failed)?,
             past: n_tokens,
         };
         let at =
@@ -365,8 +364,8 @@ impl Backend for OptimizedModel {
         // One at a time: a large model's cross-attentions of one window already take hundreds of megabytes.
         for (&window, tokens) in windows.iter().zip(sequences) {
             let n_tokens = tokens.len();
-            let mut cache =
-                Cache::new(&self.shape, self.graphs.n_layers, 1, n_tokens).map_err(failed)?;
+            let mut cache = Cache::new(&self.shape, self.graphs.stored.n_layers, 1, n_tokens)
+                .map_err(failed)?;
             let feed = Feed {
                 tokens: Self::tokens([tokens.as_slice()].into_iter(), n_tokens).map_err(failed)?,
                 n_tokens,
@@ -401,7 +400,7 @@ impl Backend for OptimizedModel {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.graphs.weight_bytes
+        self.graphs.stored.weight_bytes
     }
 }
 
@@ -438,26 +437,6 @@ fn read_shape(folder: &ModelFolder) -> Result<Shape, GraphError> {
     }
 }
 
-fn is_read_only(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
-    )
-}
-
-/// A folder for rewritten graphs of a model that cannot be written to, the same for every process.
-fn place_elsewhere(model: &Path) -> PathBuf {
-    // FNV-1a: the name only has to differ between the folders of one machine.
-    let hash = model
-        .as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    std::env::temp_dir().join(format!("dalston-graphs-{hash:016x}"))
-}
-
 /// Logits after a short prompt over a made-up window.
 fn first_logits<B: Backend>(
     backend: &mut B,
@@ -478,19 +457,4 @@ fn first_logits<B: Backend>(
     backend.step(&mut state, &[1], &mut next, run)?;
     all.extend(next);
     Ok(all)
-}
-
-/// Pearson's correlation.
-fn correlation(a: &[f32], b: &[f32]) -> f64 {
-    let n = a.len().max(1) as f64;
-    let mean = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>() / n;
-    let (mean_a, mean_b) = (mean(a), mean(b));
-    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
-    for (&a, &b) in a.iter().zip(b) {
-        let (a, b) = (f64::from(a) - mean_a, f64::from(b) - mean_b);
-        ab += a * b;
-        aa += a * a;
-        bb += b * b;
-    }
-    ab / (aa * bb).sqrt()
 }

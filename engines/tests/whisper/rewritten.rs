@@ -202,7 +202,7 @@ fn nano_shape() -> Shape {
 
 fn optimize(encoder: &Path, decoder: &Path, out: &Path) -> Result<bool, GraphError> {
     let written = optimize_whisper(encoder, decoder, &nano_shape(), Arithmetic::Int8, out)?;
-    Ok(written.is_new)
+    Ok(written.stored.is_new)
 }
 
 #[test]
