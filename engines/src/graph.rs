@@ -7,7 +7,7 @@
 //! processes find it. A graph that is not recognised is left alone and the reason returned.
 //!
 //! [`source`] reads, [`recognise`] finds, [`rewrite`] writes, [`stored`] keeps; [`operators`] are the kernels the new graphs
-//! call.
+//! call. [`fastconformer`] does the same for Parakeet's encoders.
 //!
 //! Beside it, for graphs of any kind: [`interface`] says what a file holds without loading it, [`shared_prefix`] splits off
 //! the layers that overlapping windows share.
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub mod emit;
+pub mod fastconformer;
 pub mod interface;
 pub mod linear;
 pub mod onnx;

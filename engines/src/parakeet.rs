@@ -90,23 +90,12 @@ pub fn open(
     folder: ParakeetFolder,
     options: PipelineOptions,
 ) -> Result<Parakeet> {
-    let load_encoder = |path: &Path, time_axis| {
-        Encoder::load(
-            runtime,
-            path,
-            options.threads,
-            folder.subsampling,
-            time_axis,
-        )
-    };
-    let (encoder, decoder) = match &folder.graphs {
-        Graphs::Ctc(path) => (load_encoder(path, 1)?, Decoder::Ctc),
-        Graphs::Transducer { encoder, network } => {
+    let encoder = Encoder::load(runtime, &folder, options.threads)?;
+    let decoder = match &folder.graphs {
+        Graphs::Ctc(_) => Decoder::Ctc,
+        Graphs::Transducer { network, .. } => {
             let network = Network::read(network, folder.vocabulary.blank() + 1)?;
-            (
-                load_encoder(encoder, 2)?,
-                Decoder::Transducer(Box::new(network)),
-            )
+            Decoder::Transducer(Box::new(network))
         }
     };
     Ok(Parakeet::new(encoder, decoder, folder, options))

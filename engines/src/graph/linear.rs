@@ -32,6 +32,7 @@ enum Weight {
         name: String,
         scale: String,
         zero: Option<String>,
+        transposed: bool,
     },
 }
 
@@ -119,6 +120,7 @@ fn at(source: &Source, index: usize) -> Option<Linear> {
                 name: node.input[1].clone(),
                 scale,
                 zero,
+                transposed: false,
             };
             let (bias, output) = bias_after(source, &output, n_out);
             let input = source.behind(&quantized.input[0]).to_owned();
@@ -134,6 +136,54 @@ fn at(source: &Source, index: usize) -> Option<Linear> {
         }
         _ => None,
     }
+}
+
+/// The convolution at a node as the product it is, when it looks at one place only: over channels, which come second in
+/// its input.
+pub fn pointwise(source: &Source, index: usize) -> Option<Linear> {
+    let node = source.node(index);
+    let dims = source.dims(node.input.get(1)?)?;
+    let [n_out, n_in, places @ ..] = &dims[..] else {
+        return None;
+    };
+    let (n_in, n_out, output) = (*n_in, *n_out, node.output.first()?);
+    if places.iter().any(|&size| size != 1) || node.int("group").unwrap_or(1) != 1 {
+        return None;
+    }
+    let name = node.input[1].clone();
+    let (input, weight, (bias, output)) = match node.op_type.as_str() {
+        "Conv" => {
+            let given = node.input.get(2).filter(|name| !name.is_empty());
+            let behind = match given {
+                Some(bias) => (Some(bias.clone()), output.clone()),
+                None => bias_after(source, output, n_out),
+            };
+            let transposed = true;
+            (&node.input[0], Weight::Float { name, transposed }, behind)
+        }
+        "ConvInteger" => {
+            let quantized = source.node(source.producer(&node.input[0])?);
+            let (scale, output) = scale_after(source, output)?;
+            let weight = Weight::Int8 {
+                name,
+                scale,
+                zero: node.input.get(3).filter(|name| !name.is_empty()).cloned(),
+                transposed: true,
+            };
+            let input = quantized.input.first()?;
+            (input, weight, bias_after(source, &output, n_out))
+        }
+        _ => return None,
+    };
+    Some(Linear {
+        input: source.behind(input).to_owned(),
+        output,
+        n_in,
+        n_out,
+        index,
+        weight,
+        bias,
+    })
 }
 
 /// The weights' scale and the output of `Cast`, `Mul` by input scale times weight scale, as quantisation writes it.
@@ -179,7 +229,7 @@ impl Linear {
                 if let Some(matrix) = self.dequantized(source, name)? {
                     return Ok(matrix);
                 }
-                let constant = source.constant(name)?;
+                let constant = source.constant(name)?.without_places();
                 let constant = if *transposed {
                     constant.transposed()
                 } else {
@@ -191,7 +241,12 @@ impl Linear {
                 self.check(name, values.len())?;
                 Ok(Matrix::Float(values))
             }
-            Weight::Int8 { name, scale, zero } => self.int8(source, name, scale, zero.as_deref()),
+            Weight::Int8 {
+                name,
+                scale,
+                zero,
+                transposed,
+            } => self.int8(source, (name, *transposed), scale, zero.as_deref()),
         }
     }
 
@@ -214,7 +269,7 @@ impl Linear {
         let zero = node.input.get(2).filter(|zero| !zero.is_empty());
         self.int8(
             source,
-            &node.input[0],
+            (&node.input[0], false),
             &node.input[1],
             zero.map(String::as_str),
         )
@@ -224,11 +279,16 @@ impl Linear {
     fn int8(
         &self,
         source: &Source,
-        name: &str,
+        (name, transposed): (&str, bool),
         scale: &str,
         zero: Option<&str>,
     ) -> Result<Matrix, GraphError> {
-        let constant = source.constant(name)?;
+        let constant = source.constant(name)?.without_places();
+        let constant = if transposed {
+            constant.transposed()
+        } else {
+            constant
+        };
         let Data::Int8 { values, unsigned } = constant.data else {
             return Err(GraphError::invalid(format!("{name} is not made of bytes")));
         };

@@ -9,8 +9,16 @@
 //! | `CrossAttention`, `CrossAttentionInt8` | `query` f32 `[n, t, d]`, `windows` i32 `[n]`, the packed tensors | f32 `[n, t, d]`, optionally the weights f32 `[n, heads, t, n_ctx]` |
 //! | `CachedSelfAttention` | `qkv` f32 `[n, t, 3 d]`, `past` i64 `[1]`, `slots` i32 `[n]`, `cache` f32 `[slots, 2, heads, n_text_ctx, head_dim]`, **written in place** | f32 `[n, t, d]` |
 //!
-//! All take the attribute `num_heads`; the cross-attentions also `n_ctx`. `windows` and `slots` say which window a
-//! sequence listens to and where its cache lies: sequences are rearranged, and leave a batch, without copies.
+//! | `Linear`, `LinearInt8` | `rows` f32 `[n, n_in]`, a matrix, optionally what is added to f32 `[n, n_out]` | f32 `[n, n_out]` |
+//! | `Subsampling`, `SubsamplingInt8` | `features` f32 `[b, bands, frames]`, their frames i64 `[b]`, a convolution, another and a matrix, a third and a matrix | f32 `[n, bands / 8 * channels]` |
+//! | `RelativeAttention` | `qkv` f32 `[n, 3 d]`, `positions` f32 `[2 l - 1, d]`, `biases` f32 `[2, d]`, `lengths` i64 `[b]` | f32 `[n, d]` |
+//! | `GatedConvolution` | `rows` f32 `[n, 2 d]`, kernel f32 `[taps, d]`, bias f32 `[d]`, `lengths` i64 `[b]` | f32 `[n, d]` |
+//!
+//! Attentions take the attribute `num_heads`; the cross-attentions also `n_ctx`. `windows` and `slots` say which window a
+//! sequence listens to and where its cache lies: sequences are rearranged, and leave a batch, without copies. In the last
+//! four, `n` counts the frames of all windows, which follow each other as `lengths` says. A matrix is panels f32 and bias
+//! f32, or panels u8 and what [`linear::Weights::Int8`] says; its columns are the attribute `n_out`, `activation` is of
+//! [`linear::Activation`], and `factor` multiplies a product before it is added to something.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +29,17 @@ use ort::operator::{
 };
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType as Type};
 
+pub mod activation;
 pub mod aligned;
 pub mod cached_attention;
 pub mod cross_attention;
 pub mod dispatch;
+pub mod fastconformer;
+pub mod gated_convolution;
+pub mod linear;
+pub mod relative_attention;
+pub mod subsampling;
+pub mod tiles;
 pub mod window_attention;
 
 use cross_attention::{HeadShape, Int8Output, Packed};
@@ -47,6 +62,18 @@ pub mod names {
     pub const CROSS_ATTENTION_INT8: &str = "CrossAttentionInt8";
     /// Causal self-attention over a cache.
     pub const CACHED_SELF_ATTENTION: &str = "CachedSelfAttention";
+    /// Product with a matrix of floats.
+    pub const LINEAR: &str = "Linear";
+    /// Product with a matrix of bytes.
+    pub const LINEAR_INT8: &str = "LinearInt8";
+    /// Convolutions before a FastConformer's layers.
+    pub const SUBSAMPLING: &str = "Subsampling";
+    /// The same with matrices of bytes.
+    pub const SUBSAMPLING_INT8: &str = "SubsamplingInt8";
+    /// Self-attention with relative positions.
+    pub const RELATIVE_ATTENTION: &str = "RelativeAttention";
+    /// Gate, convolution by channel and activation.
+    pub const GATED_CONVOLUTION: &str = "GatedConvolution";
 }
 
 /// The domain with all operators, made once. ONNX Runtime must be loaded.
@@ -66,6 +93,12 @@ pub fn domain() -> ort::Result<Arc<OperatorDomain>> {
         Kind::CrossAttention,
         Kind::CrossAttentionInt8,
         Kind::CachedSelfAttention,
+        Kind::Linear,
+        Kind::LinearInt8,
+        Kind::Subsampling,
+        Kind::SubsamplingInt8,
+        Kind::RelativeAttention,
+        Kind::GatedConvolution,
     ];
     let mut domain = OperatorDomain::new(DOMAIN)?;
     for kind in all {
@@ -95,6 +128,12 @@ enum Kind {
     CrossAttention,
     CrossAttentionInt8,
     CachedSelfAttention,
+    Linear,
+    LinearInt8,
+    Subsampling,
+    SubsamplingInt8,
+    RelativeAttention,
+    GatedConvolution,
 }
 
 impl Operator for Kind {
@@ -108,10 +147,18 @@ impl Operator for Kind {
             Self::CrossAttention => names::CROSS_ATTENTION,
             Self::CrossAttentionInt8 => names::CROSS_ATTENTION_INT8,
             Self::CachedSelfAttention => names::CACHED_SELF_ATTENTION,
+            Self::Linear => names::LINEAR,
+            Self::LinearInt8 => names::LINEAR_INT8,
+            Self::Subsampling => names::SUBSAMPLING,
+            Self::SubsamplingInt8 => names::SUBSAMPLING_INT8,
+            Self::RelativeAttention => names::RELATIVE_ATTENTION,
+            Self::GatedConvolution => names::GATED_CONVOLUTION,
         }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let (float, bytes) = (Type::Float32, Type::Uint8);
+        let matrix_int8 = [bytes, Type::Int32, float];
         let types: &[Type] = match self {
             Self::WindowAttention | Self::Pack | Self::PackInt8 => &[Type::Float32],
             Self::CrossAttention => &[Type::Float32, Type::Int32, Type::Float32, Type::Float32],
@@ -124,14 +171,39 @@ impl Operator for Kind {
                 Type::Float32,
             ],
             Self::CachedSelfAttention => &[Type::Float32, Type::Int64, Type::Int32, Type::Float32],
+            Self::Linear => &[float; 3],
+            Self::LinearInt8 => &[&[float][..], &matrix_int8].concat(),
+            Self::Subsampling => &[&[float, Type::Int64][..], &[float; 10]].concat(),
+            Self::SubsamplingInt8 => &[
+                &[float, Type::Int64][..],
+                &[float; 4],
+                &matrix_int8,
+                &[float; 2],
+                &matrix_int8,
+            ]
+            .concat(),
+            Self::RelativeAttention | Self::GatedConvolution => &[float, float, float, Type::Int64],
         };
-        types.iter().map(|&ty| OperatorInput::required(ty))
+        let is_linear = matches!(self, Self::Linear | Self::LinearInt8);
+        let added = is_linear.then(|| OperatorInput::optional(float));
+        let required: Vec<_> = types
+            .iter()
+            .map(|&ty| OperatorInput::required(ty))
+            .collect();
+        required.into_iter().chain(added)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         let float = || OperatorOutput::required(Type::Float32);
         match self {
-            Self::WindowAttention | Self::CachedSelfAttention => vec![float()],
+            Self::WindowAttention
+            | Self::CachedSelfAttention
+            | Self::Linear
+            | Self::LinearInt8
+            | Self::Subsampling
+            | Self::SubsamplingInt8
+            | Self::RelativeAttention
+            | Self::GatedConvolution => vec![float()],
             Self::Pack => vec![float(), float()],
             Self::PackInt8 => vec![
                 OperatorOutput::required(Type::Uint8),
@@ -158,25 +230,50 @@ impl Operator for Kind {
                     ort::Error::new(format!("attribute {name} is missing or not positive"))
                 })
         };
-        let n_heads = positive("num_heads")?;
+        let heads = || positive("num_heads");
         let simd = Simd::detect();
         Ok(match self {
-            Self::WindowAttention => Box::new(WindowAttention { n_heads }) as BoxedKernel<'attr>,
-            Self::Pack => Box::new(Pack { n_heads }),
-            Self::PackInt8 => Box::new(PackInt8 { n_heads, simd }),
+            Self::WindowAttention => {
+                Box::new(WindowAttention { n_heads: heads()? }) as BoxedKernel<'attr>
+            }
+            Self::Pack => Box::new(Pack { n_heads: heads()? }),
+            Self::PackInt8 => Box::new(PackInt8 {
+                n_heads: heads()?,
+                simd,
+            }),
             Self::CrossAttention => Box::new(CrossAttention {
-                n_heads,
+                n_heads: heads()?,
                 simd,
                 n_ctx: positive("n_ctx")?,
                 int8: false,
             }),
             Self::CrossAttentionInt8 => Box::new(CrossAttention {
-                n_heads,
+                n_heads: heads()?,
                 simd,
                 n_ctx: positive("n_ctx")?,
                 int8: true,
             }),
-            Self::CachedSelfAttention => Box::new(CachedSelfAttention { n_heads, simd }),
+            Self::CachedSelfAttention => Box::new(CachedSelfAttention {
+                n_heads: heads()?,
+                simd,
+            }),
+            Self::Linear | Self::LinearInt8 => {
+                let int8 = *self == Self::LinearInt8;
+                Box::new(fastconformer::Linear::new(
+                    context,
+                    positive("n_out")?,
+                    int8,
+                )?)
+            }
+            Self::Subsampling | Self::SubsamplingInt8 => {
+                let int8 = *self == Self::SubsamplingInt8;
+                Box::new(fastconformer::Subsampling { int8, simd })
+            }
+            Self::RelativeAttention => Box::new(fastconformer::RelativeAttention {
+                n_heads: heads()?,
+                simd,
+            }),
+            Self::GatedConvolution => Box::new(fastconformer::GatedConvolution { simd }),
         })
     }
 }

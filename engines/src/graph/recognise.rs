@@ -92,9 +92,9 @@ struct Tracer<'a> {
     norms: HashMap<String, Norm>,
 }
 
-type Traced<T> = Result<T, GraphError>;
+pub(super) type Traced<T> = Result<T, GraphError>;
 
-fn missing(what: &str) -> GraphError {
+pub(super) fn missing(what: &str) -> GraphError {
     GraphError::NotRecognised(NotRecognised {
         missing: what.to_owned(),
     })
@@ -366,7 +366,7 @@ impl<'a> Tracer<'a> {
 }
 
 /// A layer normalisation that ends at a node: the operator, or its parts as older exports have them.
-fn norm_at(source: &Source, index: usize) -> Option<(String, Norm)> {
+pub(super) fn norm_at(source: &Source, index: usize) -> Option<(String, Norm)> {
     let node = source.node(index);
     if node.op_type == "LayerNormalization" {
         let epsilon = node

@@ -42,6 +42,14 @@ impl Constant {
         }
     }
 
+    /// The kernel of a convolution that looks at one place, as a matrix; other constants stay as they are.
+    pub fn without_places(mut self) -> Self {
+        if self.dims.len() > 2 && self.dims[2..].iter().all(|&size| size == 1) {
+            self.dims.truncate(2);
+        }
+        self
+    }
+
     /// The matrix turned round; constants of other ranks stay as they are.
     pub fn transposed(self) -> Self {
         let [rows, columns] = self.dims[..] else {

@@ -3,19 +3,18 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, Axis, s};
+use ndarray::{Array2, Array3, Axis};
 
 use super::boosting::Phrases;
 use super::encoder::Encoder;
 use super::features::{HOP, NemoFeatures};
-use super::folder::{Graphs, ParakeetFolder};
+use super::folder::ParakeetFolder;
 use super::token::Token;
 use super::transducer::{greedy, network::Network};
 use super::windows::{Walk, Window};
 use super::{ctc, words};
 use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::error::{EngineError, Result};
-use crate::model_folder::file_bytes;
 use crate::session::RunGuard;
 use crate::transcriber::BatchTranscriber;
 use crate::transcription::{CancelFlag, Task, TranscribeOptions, Transcription};
@@ -27,6 +26,9 @@ const FEWEST_FRAMES: usize = 4;
 const SECONDS_PER_WINDOW: f64 = 15.0;
 /// Windows are encoded together when the shortest has at least this share of the longest's frames.
 const SAME_LENGTH: f64 = 0.8;
+/// A rewritten encoder takes so many times the frames of a published one: it needs less memory for each, and shares
+/// positions and the way of weights to the processor.
+const MIXED: usize = 4;
 
 /// How much is decoded at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,12 +89,11 @@ impl Parakeet {
         options: PipelineOptions,
     ) -> Self {
         let features = NemoFeatures::new(encoder.n_mels().unwrap_or(folder.n_mels));
-        let weight_bytes = match (&decoder, &folder.graphs) {
-            (Decoder::Transducer(network), Graphs::Transducer { encoder, .. }) => {
-                file_bytes(encoder) + network.bytes()
-            }
-            _ => folder.bytes(),
-        };
+        let weight_bytes = encoder.weight_bytes()
+            + match &decoder {
+                Decoder::Ctc => 0,
+                Decoder::Transducer(network) => network.bytes(),
+            };
         Self {
             encoder,
             decoder,
@@ -157,10 +158,15 @@ impl Parakeet {
         let mut from = 0;
         while from < order.len() {
             let longest = frames[order[from]];
+            let (at_once, shortest) = if self.encoder.mixes_lengths() {
+                (self.options.frames_at_once.saturating_mul(MIXED), 0.0)
+            } else {
+                (self.options.frames_at_once, SAME_LENGTH * longest as f64)
+            };
             let alike = order[from..]
                 .iter()
-                .take((self.options.frames_at_once / longest).max(1))
-                .take_while(|&&at| frames[at] as f64 >= SAME_LENGTH * longest as f64)
+                .take((at_once / longest).max(1))
+                .take_while(|&&at| frames[at] as f64 >= shortest)
                 .count();
             self.encode(
                 jobs,
@@ -234,10 +240,7 @@ impl Parakeet {
             states.extend(chosen.iter().map(|_| Array2::zeros((0, 0))));
             return Ok(());
         }
-        let encoded = self.encoder.encode(features.view(), &lengths, run)?;
-        for (window, n) in encoded.states.outer_iter().zip(encoded.lengths) {
-            states.push(window.slice(s![..n, ..]).to_owned());
-        }
+        states.extend(self.encoder.encode(features.view(), &lengths, run)?);
         Ok(())
     }
 

@@ -44,10 +44,20 @@ pub fn runtime() -> Runtime {
 
 /// Loads a model that takes windows of up to `longest_s` seconds whole.
 pub fn load(folder: &Path, precision: Precision, longest_s: f64) -> TranscriberHandle {
+    load_in_batches(folder, precision, longest_s, 8)
+}
+
+/// The same, with so many windows in a batch.
+pub fn load_in_batches(
+    folder: &Path,
+    precision: Precision,
+    longest_s: f64,
+    batch_size: usize,
+) -> TranscriberHandle {
     let folder = ParakeetFolder::read(folder, precision, Device::Cpu).unwrap();
     let options = PipelineOptions {
         threads: 1,
-        batch_size: 8,
+        batch_size,
         frames_at_once: 3_000,
         longest_s,
     };

@@ -7,5 +7,6 @@ mod fixture;
 mod goldens;
 mod longform;
 mod options;
+mod rewritten;
 #[path = "../whisper/word_errors.rs"]
 mod word_errors;

@@ -34,15 +34,15 @@ impl Simd {
 
 /// Calls `$kernel($args…)`, an `#[inline(always)]` function, from a function compiled for `$simd`.
 macro_rules! dispatch {
-    ($simd:expr, $kernel:ident::<$vnni:ident>($($arg:ident: $ty:ty),* $(,)?)) => {{
+    ($simd:expr, $kernel:ident::<$vnni:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $answer:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
         #[allow(clippy::too_many_arguments, reason = "an inner kernel over borrowed buffers")]
-        fn avx512_vnni($($arg: $ty),*) { $kernel::<true>($($arg),*) }
+        fn avx512_vnni($($arg: $ty),*) $(-> $answer)? { $kernel::<true>($($arg),*) }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         #[allow(clippy::too_many_arguments, reason = "an inner kernel over borrowed buffers")]
-        fn avx2($($arg: $ty),*) { $kernel::<false>($($arg),*) }
+        fn avx2($($arg: $ty),*) $(-> $answer)? { $kernel::<false>($($arg),*) }
         match $simd {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Simd::detect` found these features.

@@ -1,17 +1,17 @@
-//! The published encoder graph: features of several windows in, states of their frames out. A CTC export's only graph is
-//! one too, with log-probabilities for states.
+//! The graph as it was published: windows side by side, padded to the longest.
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, ArrayView3, Axis};
+use ndarray::{Array2, ArrayView3, Axis, s};
 use ort::session::Session;
 use ort::value::{Tensor, TensorRef, ValueType};
 
 use crate::error::{EngineError, Result};
+use crate::parakeet::folder::{Graphs, ParakeetFolder};
 use crate::session::{RunGuard, Runtime, SessionOptions};
 
 /// An encoder session with its inputs and outputs understood.
-pub struct Encoder {
+pub struct PublishedEncoder {
     path: PathBuf,
     session: Session,
     features: String,
@@ -22,27 +22,17 @@ pub struct Encoder {
     subsampling: usize,
 }
 
-/// States of a batch of windows.
-pub struct Encoded {
-    /// `[windows, frames, width]`, in memory in that order; frames past a window's end are undefined.
-    pub states: Array3<f32>,
-    /// Frames of each window.
-    pub lengths: Vec<usize>,
-}
-
-impl Encoder {
-    /// Loads a graph with `threads` threads. `time_axis` is 2 for an encoder, 1 for CTC.
+impl PublishedEncoder {
+    /// Loads a folder's graph with `threads` threads.
     ///
     /// # Errors
     /// [`EngineError::Graph`] when the graph cannot be built, [`EngineError::ModelInvalid`] when its inputs are not
     /// those of an offline encoder.
-    pub fn load(
-        runtime: &Runtime,
-        path: &Path,
-        threads: usize,
-        subsampling: usize,
-        time_axis: usize,
-    ) -> Result<Self> {
+    pub(super) fn load(runtime: &Runtime, folder: &ParakeetFolder, threads: usize) -> Result<Self> {
+        let (path, time_axis) = match &folder.graphs {
+            Graphs::Ctc(path) => (path, 1),
+            Graphs::Transducer { encoder, .. } => (encoder, 2),
+        };
         let options = SessionOptions {
             threads,
             ..SessionOptions::default()
@@ -74,26 +64,25 @@ impl Encoder {
             lengths,
             n_mels,
             time_axis,
-            subsampling,
+            subsampling: folder.subsampling,
             session,
         })
     }
 
-    /// Mel bands of its input, where the graph says.
-    pub fn n_mels(&self) -> Option<usize> {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn n_mels(&self) -> Option<usize> {
         self.n_mels
     }
 
-    /// Encodes `features` `[windows, mel bands, frames]`, of whose frames `n_frames` hold audio.
-    ///
-    /// # Errors
-    /// [`EngineError::Graph`], [`EngineError::Cancelled`].
-    pub fn encode(
+    pub(super) fn encode(
         &mut self,
         features: ArrayView3<'_, f32>,
         n_frames: &[usize],
         run: &RunGuard,
-    ) -> Result<Encoded> {
+    ) -> Result<Vec<Array2<f32>>> {
         let failed = |error: ort::Error| run.error("encoding audio", error);
         // A window of nothing in a batch must not divide by zero.
         let lengths: Vec<i64> = n_frames.iter().map(|&n| n.max(1) as i64).collect();
@@ -138,9 +127,13 @@ impl Encoder {
         for (length, &n) in lengths.iter_mut().zip(n_frames) {
             *length = if n == 0 { 0 } else { *length };
         }
-        Ok(Encoded {
-            states: states.as_standard_layout().into_owned(),
-            lengths,
-        })
+        let windows = states.outer_iter().zip(lengths);
+        let window = |(states, length): (ndarray::ArrayView2<'_, f32>, usize)| {
+            states
+                .slice(s![..length, ..])
+                .as_standard_layout()
+                .into_owned()
+        };
+        Ok(windows.map(window).collect())
     }
 }

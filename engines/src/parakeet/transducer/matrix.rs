@@ -1,42 +1,25 @@
-//! Products of a few rows with a large constant matrix: what a transducer does at every step. The matrix lies in panels
-//! of [`PANEL`] columns, so that it is read once, in order, for all rows.
+//! Products of a few rows with a large constant matrix: what a transducer does at every step.
 
-use crate::graph::operators::dispatch::{Simd, dispatch};
-
-/// Columns of a panel: two registers of the widest kind.
-const PANEL: usize = 32;
-/// Rows multiplied at once: what fits into registers beside a panel's sums.
-const ROWS: usize = 4;
+use crate::graph::operators::dispatch::Simd;
+use crate::graph::operators::tiles::{PANEL, ROWS, multiply_float, pack_float};
 
 /// A constant matrix `[n_in, n_out]` with a bias.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {
     n_in: usize,
     n_out: usize,
-    /// `[panels, n_in, PANEL]`, zeros past the last column.
     panels: Vec<f32>,
-    /// Zeros past the last column.
     bias: Vec<f32>,
     simd: Simd,
 }
 
 impl Matrix {
     /// Packs `values` `[n_in, n_out]`; `bias` has `n_out` numbers.
-    pub(crate) fn new(values: &[f32], n_in: usize, n_out: usize, mut bias: Vec<f32>) -> Self {
-        let n_panels = n_out.div_ceil(PANEL);
-        let mut panels = vec![0.0; n_panels * n_in * PANEL];
-        for (panel, packed) in panels.chunks_exact_mut((n_in * PANEL).max(1)).enumerate() {
-            let columns = PANEL.min(n_out - panel * PANEL);
-            for (row, packed) in packed.chunks_exact_mut(PANEL).enumerate() {
-                packed[..columns]
-                    .copy_from_slice(&values[row * n_out + panel * PANEL..][..columns]);
-            }
-        }
-        bias.resize(n_panels * PANEL, 0.0);
+    pub(crate) fn new(values: &[f32], n_in: usize, n_out: usize, bias: Vec<f32>) -> Self {
         Self {
             n_in,
             n_out,
-            panels,
+            panels: pack_float(values, n_in, n_out),
             bias,
             simd: Simd::detect(),
         }
@@ -57,60 +40,26 @@ impl Matrix {
         let n = rows.len() / self.n_in.max(1);
         out.clear();
         out.resize(n * self.n_out, 0.0);
-        let (matrix, out) = (self, &mut out[..]);
-        dispatch!(self.simd, multiply::<VNNI>(matrix: &Matrix, rows: &[f32], out: &mut [f32]));
-    }
-}
-
-#[inline(always)]
-fn multiply<const FUSED: bool>(matrix: &Matrix, rows: &[f32], out: &mut [f32]) {
-    let n = rows.len() / matrix.n_in.max(1);
-    for panel in 0..matrix.n_out.div_ceil(PANEL) {
-        let mut row = 0;
-        while row < n {
-            match n - row {
-                1 => block::<FUSED, 1>(matrix, panel, row, rows, out),
-                2 => block::<FUSED, 2>(matrix, panel, row, rows, out),
-                3 => block::<FUSED, 3>(matrix, panel, row, rows, out),
-                _ => block::<FUSED, ROWS>(matrix, panel, row, rows, out),
-            }
-            row += ROWS;
-        }
-    }
-}
-
-/// `R` rows from `first` on, times one panel.
-#[inline(always)]
-fn block<const FUSED: bool, const R: usize>(
-    matrix: &Matrix,
-    panel: usize,
-    first: usize,
-    rows: &[f32],
-    out: &mut [f32],
-) {
-    let n_in = matrix.n_in;
-    let weights = &matrix.panels[panel * n_in * PANEL..][..n_in * PANEL];
-    let mut sums = [[0.0_f32; PANEL]; R];
-    for sums in &mut sums {
-        sums.copy_from_slice(&matrix.bias[panel * PANEL..][..PANEL]);
-    }
-    let inputs: [&[f32]; R] = std::array::from_fn(|r| &rows[(first + r) * n_in..][..n_in]);
-    for (at, weights) in weights.as_chunks::<PANEL>().0.iter().enumerate() {
-        for (sums, input) in sums.iter_mut().zip(&inputs) {
-            let value = input[at];
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum = if FUSED {
-                    value.mul_add(*weight, *sum)
-                } else {
-                    *sum + value * weight
-                };
+        let mut sums = [[0.0; PANEL]; ROWS];
+        // A panel is read once, for all rows.
+        for (at, panel) in self
+            .panels
+            .chunks_exact((self.n_in * PANEL).max(1))
+            .enumerate()
+        {
+            let bias = &self.bias[at * PANEL..self.n_out.min((at + 1) * PANEL)];
+            for first in (0..n).step_by(ROWS) {
+                let count = ROWS.min(n - first);
+                let rows = &rows[first * self.n_in..];
+                multiply_float(self.simd, rows, self.n_in, count, panel, &mut sums);
+                for (row, sums) in sums[..count].iter().enumerate() {
+                    let out = &mut out[(first + row) * self.n_out + at * PANEL..];
+                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                        *out = sum + bias;
+                    }
+                }
             }
         }
-    }
-    let columns = PANEL.min(matrix.n_out - panel * PANEL);
-    for (r, sums) in sums.iter().enumerate() {
-        out[(first + r) * matrix.n_out + panel * PANEL..][..columns]
-            .copy_from_slice(&sums[..columns]);
     }
 }
 
