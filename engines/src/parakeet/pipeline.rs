@@ -12,12 +12,13 @@ use super::folder::ParakeetFolder;
 use super::token::Token;
 use super::transducer::{greedy, network::Network};
 use super::windows::{Walk, Window};
+use super::words::Segmenter;
 use super::{ctc, words};
 use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::error::{EngineError, Result};
 use crate::session::RunGuard;
 use crate::transcriber::BatchTranscriber;
-use crate::transcription::{CancelFlag, Task, TranscribeOptions, Transcription};
+use crate::transcription::{CancelFlag, Segment, Task, TranscribeOptions, Transcription};
 
 /// Frames below which a window is too short to be normalised.
 const FEWEST_FRAMES: usize = 4;
@@ -67,7 +68,7 @@ pub struct Parakeet {
 pub struct ParakeetJob {
     walk: Walk,
     language: String,
-    with_words: bool,
+    segmenter: Segmenter,
     phrases: Option<Phrases>,
     cancel: CancelFlag,
     warnings: Vec<String>,
@@ -302,7 +303,7 @@ impl BatchTranscriber for Parakeet {
                 self.options.longest_s,
             )?,
             language,
-            with_words: options.word_timestamps,
+            segmenter: Segmenter::new(options.word_timestamps),
             phrases,
             cancel,
             warnings,
@@ -344,12 +345,23 @@ impl BatchTranscriber for Parakeet {
         job.walk.progress()
     }
 
+    fn settled(job: &mut ParakeetJob) -> Vec<Segment> {
+        for word in job.walk.take_certain() {
+            job.segmenter.push(word);
+        }
+        job.segmenter.news()
+    }
+
     fn finish(&self, job: ParakeetJob) -> Result<Transcription> {
         if let Some(failure) = job.failure {
             return Err(failure);
         }
         let duration = job.walk.audio.duration();
-        let segments = words::segments(job.walk.finish(), job.with_words);
+        let mut segmenter = job.segmenter;
+        for word in job.walk.finish() {
+            segmenter.push(word);
+        }
+        let segments = segmenter.finish();
         let text: String = segments
             .iter()
             .map(|segment| segment.text.as_str())

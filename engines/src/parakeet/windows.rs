@@ -5,7 +5,7 @@
 //! longer than a window, is cut where it is quietest, and windows reach over such a cut on both sides. There the words
 //! of both are matched, so that none is lost or doubled at a seam.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -65,7 +65,14 @@ pub(crate) struct Walk {
     /// Seconds answered for: so far, and in all.
     done_s: f64,
     total_s: f64,
-    heard: Vec<Heard>,
+    /// What was heard in windows whose turn has not come: some before them are still out.
+    heard: BTreeMap<usize, Heard>,
+    /// Index of the first window planned here; those before belong to another part of the file.
+    first: usize,
+    /// The last window whose words were joined.
+    joined: Option<Window>,
+    /// Words joined and not yet taken.
+    words: Vec<TimedWord>,
 }
 
 /// What a window heard.
@@ -94,7 +101,10 @@ impl Walk {
             in_flight: 0,
             done_s: 0.0,
             total_s: audio.duration(),
-            heard: Vec::new(),
+            heard: BTreeMap::new(),
+            first: 0,
+            joined: None,
+            words: Vec::new(),
             audio,
         };
         match long_form {
@@ -147,7 +157,8 @@ impl Walk {
                 }
             })
             .collect();
-        self.n_planned = windows.len();
+        self.first = windows.first().map_or(0, |window| window.index);
+        self.n_planned = self.first + windows.len();
         self.total_s = windows.iter().map(Window::core_seconds).sum();
         for block in windows.chunks_mut((batch_size * BATCHES_SORTED).max(1)) {
             block.sort_by_key(|window| window.samples.end - window.samples.start);
@@ -194,7 +205,17 @@ impl Walk {
     pub(crate) fn accept(&mut self, window: Window, words: Vec<TimedWord>) {
         self.in_flight -= 1;
         self.done_s += window.core_seconds();
-        self.heard.push(Heard { window, words });
+        self.heard.insert(window.index, Heard { window, words });
+        while let Some(heard) = self.heard.remove(&self.next_to_join()) {
+            self.join(heard);
+        }
+    }
+
+    /// Index of the window whose words come next.
+    fn next_to_join(&self) -> usize {
+        self.joined
+            .as_ref()
+            .map_or(self.first, |window| window.index + 1)
     }
 
     /// Takes back a window that was not decoded.
@@ -216,43 +237,49 @@ impl Walk {
         (duration * self.done_s / self.total_s).min(duration)
     }
 
-    /// All words in order.
-    pub(crate) fn finish(mut self) -> Vec<TimedWord> {
-        self.heard.sort_by_key(|heard| heard.window.index);
-        let mut words: Vec<TimedWord> = Vec::new();
-        let mut before: Option<Window> = None;
-        let indices: Vec<usize> = self.heard.iter().map(|heard| heard.window.index).collect();
-        for mut heard in self.heard {
-            // A neighbour that belongs to another part of the file answers for its own side of the cut.
-            let index = heard.window.index;
-            let has = |neighbour: Option<usize>| {
-                neighbour.is_some_and(|at| indices.binary_search(&at).is_ok())
-            };
-            let core = heard.window.core.start as f64 / RATE..heard.window.core.end as f64 / RATE;
-            let Window {
-                samples, core: own, ..
-            } = &heard.window;
-            let has_left = samples.start == own.start || has(index.checked_sub(1));
-            let has_right = samples.end == own.end || has(Some(index + 1));
-            heard.words.retain(|word| {
-                let middle = middle(word);
-                (has_left || middle >= core.start) && (has_right || middle < core.end)
-            });
-            let overlaps = before
-                .as_ref()
-                .is_some_and(|before| before.samples.end > heard.window.samples.start);
-            if overlaps {
-                join(
-                    &mut words,
-                    heard.words,
-                    heard.window.core.start as f64 / RATE,
-                );
-            } else {
-                words.extend(heard.words);
-            }
-            before = Some(heard.window);
+    /// Puts the words of the next window behind those before it.
+    fn join(&mut self, Heard { window, mut words }: Heard) {
+        // A neighbour that belongs to another part of the file answers for its own side of the cut.
+        let core = window.core.start as f64 / RATE..window.core.end as f64 / RATE;
+        let is_planned = |index: usize| {
+            let is_last = self.planned_to.is_none() && index >= self.n_planned;
+            index >= self.first && !is_last
+        };
+        let has_left = window.samples.start == window.core.start
+            || window.index.checked_sub(1).is_some_and(is_planned);
+        let has_right = window.samples.end == window.core.end || is_planned(window.index + 1);
+        words.retain(|word| {
+            let middle = middle(word);
+            (has_left || middle >= core.start) && (has_right || middle < core.end)
+        });
+        let before = self.joined.as_ref();
+        if before.is_some_and(|before| before.samples.end > window.samples.start) {
+            join(&mut self.words, words, core.start);
+        } else {
+            self.words.extend(words);
         }
-        words
+        self.joined = Some(window);
+    }
+
+    /// The words that are certain by now and were not taken before, in order: no window that is still to come reaches
+    /// back to them.
+    pub(crate) fn take_certain(&mut self) -> Vec<TimedWord> {
+        let Some(last) = &self.joined else {
+            return Vec::new();
+        };
+        // A seam is found among words that both sides may have heard.
+        let n_certain = if last.samples.end > last.core.end {
+            let heard_twice = last.core.end as f64 / RATE - REACH - SAME_WORD;
+            self.words.partition_point(|word| word.end < heard_twice)
+        } else {
+            self.words.len()
+        };
+        self.words.drain(..n_certain).collect()
+    }
+
+    /// All words not yet taken, in order.
+    pub(crate) fn finish(self) -> Vec<TimedWord> {
+        self.words
     }
 }
 
@@ -378,20 +405,30 @@ mod tests {
             let mut random = Random(seed);
             let seconds = random.between(60.0..7_200.0);
             let said = speech(&mut random, seconds);
-            let audio = Arc::new(vec![0.0_f32; (seconds * RATE) as usize]);
-            let mut walk = Walk::new(audio, &LongForm::Sequential, None, 8, 30.0).unwrap();
+            let audio: Arc<dyn AudioSource> = Arc::new(vec![0.0_f32; (seconds * RATE) as usize]);
+            let new = |audio| Walk::new(audio, &LongForm::Sequential, None, 8, 30.0).unwrap();
+            let (mut walk, mut untold) = (new(Arc::clone(&audio)), new(audio));
             let mut taken: Vec<Window> = Vec::new();
+            let mut told = Vec::new();
             while let Some(window) = walk.next_window().unwrap() {
+                assert_eq!(untold.next_window().unwrap().as_ref(), Some(&window));
                 taken.push(window);
             }
             // They come back in any order.
             while !taken.is_empty() {
                 let window = taken.swap_remove((random.unit() * taken.len() as f64) as usize);
                 let heard = hear(&mut random, &said, &window);
-                walk.accept(window, heard);
+                walk.accept(window.clone(), heard.clone());
+                untold.accept(window, heard);
+                told.extend(walk.take_certain());
             }
             assert!(walk.is_done() && (walk.progress() - walk.audio.duration()).abs() < 1e-6);
-            let joined = walk.finish();
+            told.extend(walk.finish());
+            let joined = untold.finish();
+            assert_eq!(
+                told, joined,
+                "what is taken early is what would have come at the end"
+            );
             let texts = |words: &[TimedWord]| {
                 words
                     .iter()

@@ -82,34 +82,61 @@ fn is_punctuation(piece: &str) -> bool {
     characters.next().is_some_and(|c| !c.is_alphanumeric()) && characters.next().is_none()
 }
 
-/// Segments of all words of a file, in order. The words themselves stay out unless `with_words`.
-pub(crate) fn segments(words: Vec<TimedWord>, with_words: bool) -> Vec<Segment> {
-    let mut segments = Vec::new();
-    let mut open: Vec<TimedWord> = Vec::new();
-    let mut words = words.into_iter().peekable();
-    while let Some(word) = words.next() {
-        let ends_sentence = word
-            .text
-            .trim_end_matches(['"', '\'', ')', ']', '”', '’', '»'])
-            .ends_with(SENTENCE_ENDS);
-        open.push(word);
-        let start = open.first().map_or(0.0, |word| word.start);
-        let end = open.last().map_or(0.0, |word| word.end);
-        let closes = match words.peek() {
-            None => true,
-            Some(next) => ends_sentence || next.start - end > LONG_PAUSE,
-        };
-        if closes {
-            segments.push(segment(std::mem::take(&mut open), with_words));
-        } else if words
-            .peek()
-            .is_some_and(|next| next.end - start > LONGEST_SEGMENT)
-        {
-            let rest = open.split_off(best_cut(&open));
-            segments.push(segment(std::mem::replace(&mut open, rest), with_words));
+/// Makes segments of words as they come, in order.
+pub(crate) struct Segmenter {
+    /// Words stay with their segments.
+    with_words: bool,
+    open: Vec<TimedWord>,
+    closed: Vec<Segment>,
+    /// How many of `closed` were told.
+    n_told: usize,
+}
+
+impl Segmenter {
+    /// No words yet.
+    pub(crate) fn new(with_words: bool) -> Self {
+        Self {
+            with_words,
+            open: Vec::new(),
+            closed: Vec::new(),
+            n_told: 0,
         }
     }
-    segments
+
+    /// Takes the next word, which tells whether the one before ended a segment.
+    pub(crate) fn push(&mut self, next: TimedWord) {
+        if let (Some(first), Some(last)) = (self.open.first(), self.open.last()) {
+            let text = last
+                .text
+                .trim_end_matches(['"', '\'', ')', ']', '”', '’', '»']);
+            if text.ends_with(SENTENCE_ENDS) || next.start - last.end > LONG_PAUSE {
+                self.close(self.open.len());
+            } else if next.end - first.start > LONGEST_SEGMENT {
+                self.close(best_cut(&self.open));
+            }
+        }
+        self.open.push(next);
+    }
+
+    fn close(&mut self, n_words: usize) {
+        let rest = self.open.split_off(n_words);
+        let words = std::mem::replace(&mut self.open, rest);
+        if !words.is_empty() {
+            self.closed.push(segment(words, self.with_words));
+        }
+    }
+
+    /// The segments closed since the last call.
+    pub(crate) fn news(&mut self) -> Vec<Segment> {
+        let told = std::mem::replace(&mut self.n_told, self.closed.len());
+        self.closed[told..].to_vec()
+    }
+
+    /// All segments.
+    pub(crate) fn finish(mut self) -> Vec<Segment> {
+        self.close(self.open.len());
+        self.closed
+    }
 }
 
 /// Where a long run of words is best cut: before the word after the longest pause of its second half.
@@ -165,6 +192,19 @@ mod tests {
             tokens: vec![1],
             logprobs: vec![-0.5],
         }
+    }
+
+    fn segments(words: Vec<TimedWord>, with_words: bool) -> Vec<Segment> {
+        let mut segmenter = Segmenter::new(with_words);
+        let mut told = Vec::new();
+        for word in words {
+            segmenter.push(word);
+            told.extend(segmenter.news());
+        }
+        let all = segmenter.finish();
+        assert_eq!(told, all[..told.len()]);
+        assert!(told.len() + 1 >= all.len());
+        all
     }
 
     fn texts(words: Vec<TimedWord>) -> Vec<String> {
