@@ -1,12 +1,13 @@
 """Whisper and Parakeet beside other engines: same weights, same machine, same threads, same audio.
 
-    python bench/asr/run.py [--models tiny,base,nano,parakeet] [--threads 1] [--rounds 5] [--seconds 240]
+    python bench/asr/run.py [--models tiny,base,nano,parakeet,parakeet-0.6b] [--threads 1] [--rounds 5] [--seconds 240]
 
 Models: `tiny` and `base` are Whispers of real size with random weights that say a known text (scripted_whisper.py), so
-equal work and an exact oracle; `nano` is the bundled model on bundled speech. `parakeet` is the bundled Parakeet, and
-`parakeet=FOLDER` one in a folder of onnx-asr's layout; its peer is onnx-asr (int8, batched). Peers of Whisper: faster-whisper (CTranslate2 int8,
-batched), onnx-asr (int8, batched) and transformers (PyTorch, float: the reference), each at the batch size that is
-fastest for it here. All engines stay loaded and take turns (A B C, A B C …) after a pass to warm up; the figure of an
+equal work and an exact oracle; `nano` is the bundled model on bundled speech. `parakeet` is the bundled Parakeet,
+`parakeet-0.6b` one of full size with random weights (random_parakeet.py; made on request only, since NeMo takes several
+gigabytes), and `parakeet=FOLDER` one in a folder of onnx-asr's layout; their peer is onnx-asr (int8, batched). Peers of
+Whisper: faster-whisper (CTranslate2 int8, batched), onnx-asr (int8, batched) and transformers (PyTorch, float: the
+reference), each at the batch size that is fastest for it here. All engines stay loaded and take turns (A B C, A B C …) after a pass to warm up; the figure of an
 engine is the median of its passes. With one thread everything is pinned to one core and CPU seconds are compared,
 which a busy machine does not distort; with more, wall seconds.
 
@@ -28,6 +29,7 @@ REPOSITORY = HERE.parents[1]
 CACHE = REPOSITORY / "bench" / ".cache"
 OUT = REPOSITORY / "bench" / "out"
 PYTHON = CACHE / "asr-venv" / "bin" / "python"
+NEMO = CACHE / "nemo-venv" / "bin" / "python"
 OURS = REPOSITORY / "target" / "release" / "examples" / "asr_bench"
 NANO = REPOSITORY / "engines" / "models" / "whisper-nano"
 PARAKEET = REPOSITORY / "engines" / "models" / "parakeet-tdt-nano"
@@ -47,20 +49,35 @@ def run(command, **options):
     subprocess.run(list(map(str, command)), check=True, **options)
 
 
-def prepare_environment():
-    """Peers in an environment of their own; false when they cannot be had."""
-    mark = CACHE / "asr-venv" / "installed.txt"
-    wanted = (HERE / "requirements.txt").read_text()
+def prepare_environment(python, requirements, what):
+    """An environment with its requirements; false when they cannot be had, which skips `what`."""
+    folder = python.parents[1]
+    mark = folder / "installed.txt"
+    wanted = (HERE / requirements).read_text()
     if mark.is_file() and mark.read_text() == wanted:
         return True
     try:
-        run([sys.executable, "-m", "venv", CACHE / "asr-venv"])
-        run([PYTHON, "-m", "pip", "install", "--quiet", "-r", HERE / "requirements.txt"])
+        run([sys.executable, "-m", "venv", folder])
+        run([python, "-m", "pip", "install", "--quiet", "-r", HERE / requirements])
     except (subprocess.CalledProcessError, OSError) as error:
-        print(f"SKIPPED every peer: they cannot be installed here ({error}).")
+        print(f"SKIPPED {what}: what it needs cannot be installed here ({error}).")
         return False
     mark.write_text(wanted)
     return True
+
+
+def prepare_parakeet():
+    """The folder of the Parakeet of full size, made once; None when it cannot be made."""
+    folder = CACHE / "parakeet-0.6b"
+    if not (folder / "config.json").is_file():
+        if not prepare_environment(NEMO, "requirements-nemo.txt", "parakeet-0.6b"):
+            return None
+        try:
+            run([NEMO, HERE / "random_parakeet.py", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            print(f"SKIPPED parakeet-0.6b: it cannot be made here ({error}).")
+            return None
+    return folder
 
 
 def prepare_model(name):
@@ -170,9 +187,15 @@ def similarity(text, wanted):
 def measure(name, options, peers):
     """Rows and printed lines for one model."""
     wanted = WHISPER_ENGINES
-    if name.split("=")[0] == "parakeet":
-        name, _, folder = name.partition("=")
-        name, model, wanted = (f"{name}_{Path(folder).name}", Path(folder), ("ours", "parakeet")) if folder else (name, PARAKEET, ("ours", "parakeet"))
+    if name.startswith("parakeet"):
+        wanted = ("ours", "parakeet")
+        if name == "parakeet":
+            model = PARAKEET
+        elif name == "parakeet-0.6b":
+            model = prepare_parakeet()
+        else:
+            model = Path(name.partition("=")[2])
+            name = f"parakeet_{model.name}"
     else:
         # Without the peers' environment no model can be made; the bundled one needs none.
         model = prepare_model(name) if peers else NANO if name == "nano" else None
@@ -242,7 +265,7 @@ def main():
     CACHE.mkdir(parents=True, exist_ok=True)
     OUT.mkdir(parents=True, exist_ok=True)
     run([os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "-p", "dalston-engines", "--example", "asr_bench"], cwd=REPOSITORY)
-    peers = prepare_environment()
+    peers = prepare_environment(PYTHON, "requirements.txt", "every peer")
     rows = []
     for name in options.models.split(","):
         rows += measure(name, options, peers)
