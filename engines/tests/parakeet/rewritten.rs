@@ -9,11 +9,12 @@ use dalston_engines::parakeet::encoder::Encoder;
 use dalston_engines::parakeet::features::NemoFeatures;
 use dalston_engines::parakeet::folder::ParakeetFolder;
 use dalston_engines::{
-    AudioSource, Device, LongForm, Precision, RunGuard, TranscribeOptions, TranscribeRequest,
+    AudioSource, Device, LongForm, Precision, RunGuard, SpeechRegion, TranscribeOptions,
+    TranscribeRequest,
 };
 use ndarray::{Array2, Array3, Axis, s};
 
-use crate::fixture::{audio, load_in_batches, models, runtime, with_words};
+use crate::fixture::{audio, load, load_in_batches, models, runtime, with_words};
 use crate::longform::Concatenated;
 
 const FOLDERS: [&str; 2] = ["parakeet-tdt-nano", "parakeet-ctc-nano"];
@@ -117,6 +118,41 @@ fn a_file_says_the_same_at_the_same_times_in_batches_of_any_size() {
         for transcript in &transcripts[1..] {
             assert_eq!(*transcript, transcripts[0], "{folder} {precision:?}");
         }
+    }
+}
+
+#[test]
+fn a_file_in_parts_says_what_it_says_whole() {
+    let audio = Arc::new(Concatenated::new(1.0));
+    for (folder, precision) in every_model() {
+        let model = load(&models().join(folder), precision, 30.0);
+        let heard = |part: Option<SpeechRegion>| {
+            let options = TranscribeOptions {
+                long_form: LongForm::Batched(audio.regions()),
+                part,
+                ..with_words()
+            };
+            let source = Arc::clone(&audio) as Arc<dyn AudioSource>;
+            let request = TranscribeRequest::new(source, options);
+            let segments = model.transcribe(request).unwrap().segments;
+            let words: Vec<_> = segments
+                .iter()
+                .flat_map(|segment| segment.words.clone())
+                .collect();
+            let logprobs = segments
+                .into_iter()
+                .flat_map(|segment| segment.token_logprobs);
+            (words, logprobs.collect::<Vec<f32>>())
+        };
+        let whole = heard(None);
+        let mut joined = (Vec::new(), Vec::new());
+        for (start, end) in [(0.0, 17.0), (17.0, 44.0), (44.0, 100.0)] {
+            let (words, logprobs) = heard(Some(SpeechRegion { start, end }));
+            assert!(!words.is_empty());
+            joined.0.extend(words);
+            joined.1.extend(logprobs);
+        }
+        assert_eq!(joined, whole, "{folder} {precision:?}");
     }
 }
 
