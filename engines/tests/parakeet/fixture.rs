@@ -1,29 +1,21 @@
 //! Where models, goldens and audio are, and models loaded once for all tests.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use dalston_engines::parakeet::folder::ParakeetFolder;
 use dalston_engines::parakeet::pipeline::PipelineOptions;
 use dalston_engines::{
-    AudioSource, Device, Precision, Runtime, RuntimeOptions, TranscribeOptions, TranscribeRequest,
-    TranscriberHandle, Transcription, WavSource, parakeet,
+    Device, Precision, TranscribeOptions, TranscriberHandle, Transcription, parakeet,
 };
 use serde::de::DeserializeOwned;
 
+#[path = "../shared/requests.rs"]
+mod requests;
+pub use requests::{audio, runtime, tokens, transcribe, transcribe_all};
+
 pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
-}
-
-/// A file of `tests/audio`, whole.
-pub fn audio(name: &str) -> Vec<f32> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/audio")
-        .join(name);
-    let source = WavSource::open(&path).unwrap();
-    let mut samples = vec![0.0; usize::try_from(source.n_samples()).unwrap()];
-    source.read(0, &mut samples).unwrap();
-    samples
 }
 
 /// The lines of a golden file.
@@ -32,14 +24,6 @@ pub fn golden<T: DeserializeOwned>(model: &str, name: &str) -> Vec<T> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
-}
-
-pub fn runtime() -> Runtime {
-    Runtime::load(&RuntimeOptions {
-        device: Device::Cpu,
-        library: None,
-    })
-    .unwrap()
 }
 
 /// Loads a model that takes windows of up to `longest_s` seconds whole.
@@ -82,52 +66,6 @@ pub fn with_words() -> TranscribeOptions {
         word_timestamps: true,
         ..TranscribeOptions::default()
     }
-}
-
-pub fn transcribe(
-    model: &TranscriberHandle,
-    samples: Vec<f32>,
-    options: TranscribeOptions,
-) -> Transcription {
-    model
-        .transcribe(TranscribeRequest::new(Arc::new(samples), options))
-        .unwrap()
-}
-
-/// Transcribes many files at once, so that they share batches; answers in order.
-pub fn transcribe_all(
-    model: &TranscriberHandle,
-    files: Vec<Vec<f32>>,
-    options: &TranscribeOptions,
-) -> Vec<Transcription> {
-    const AT_ONCE: usize = 8;
-    let share = files.len().div_ceil(AT_ONCE).max(1);
-    std::thread::scope(|scope| {
-        let running: Vec<_> = files
-            .chunks(share)
-            .map(|files| {
-                scope.spawn(move || {
-                    let answers = files
-                        .iter()
-                        .map(|samples| transcribe(model, samples.clone(), options.clone()));
-                    answers.collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect()
-    })
-}
-
-/// All tokens of a transcription in order.
-pub fn tokens(transcription: &Transcription) -> Vec<u32> {
-    transcription
-        .segments
-        .iter()
-        .flat_map(|segment| segment.tokens.iter().copied())
-        .collect()
 }
 
 /// All words of a transcription: text, start, end.
