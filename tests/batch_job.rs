@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::product::{Product, repository, utterance, words};
+use crate::product::{Product, repository, words};
+use crate::recordings::{self, dialogue, samples, utterance};
 
 /// A recording with what is said in it.
 const SAMPLE: (&str, &str) = (
@@ -101,8 +102,9 @@ async fn a_recording_becomes_a_transcript_with_words_and_exports() {
 #[tokio::test]
 async fn a_conversation_of_a_minute_is_transcribed_as_well_as_the_reference_does() {
     let product = product_with_a_worker().await;
-    let dialogue = repository().join("tests/audio/dialogues/dlg01.wav");
-    let job = product.submit(&dialogue, &[("language", "en")]).await;
+    let job = product
+        .submit(&dialogue("dlg01"), &[("language", "en")])
+        .await;
     let body = product.wait_completed(&job).await;
     let reference: Value = serde_json::from_slice(
         &std::fs::read(repository().join("tests/audio/dialogues/dlg01.json")).unwrap(),
@@ -202,26 +204,13 @@ async fn progress_is_told_as_it_happens_and_can_be_replayed() {
     assert_eq!(ids(&rest), ids(&replayed)[1..]);
 }
 
-/// The samples of a recording, several times over.
-fn repeated(path: &Path, times: usize, target: &Path) {
-    let mut source = hound::WavReader::open(path).unwrap();
-    let samples: Vec<i16> = source.samples().map(Result::unwrap).collect();
-    let mut wav = hound::WavWriter::create(target, source.spec()).unwrap();
-    for sample in samples.iter().cycle().take(samples.len() * times) {
-        wav.write_sample(*sample).unwrap();
-    }
-    wav.finalize().unwrap();
-}
-
 #[tokio::test]
 async fn text_of_a_long_file_is_told_while_it_is_being_transcribed() {
     let product = product_with_a_worker().await;
     let path = product.folder().join("long.wav");
-    repeated(
-        &repository().join("tests/audio/dialogues/dlg01.wav"),
-        6,
-        &path,
-    );
+    let once = samples(&dialogue("dlg01"));
+    let six_times = once.iter().cycle().take(6 * once.len());
+    recordings::write(&path, 1, six_times.copied());
     // One task: the parts of a cut file tell their text side by side.
     let fields = [
         ("model", "whisper-nano"),

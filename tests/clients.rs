@@ -6,7 +6,8 @@ use std::process::Command;
 use dalston_api::export;
 use dalston_schema::Transcript;
 
-use crate::product::{ADMIN_KEY, Product, binary, repository, utterance, words};
+use crate::product::{ADMIN_KEY, Product, binary, repository, words};
+use crate::recordings::{dialogue, utterance};
 
 /// A recording with what is said in it.
 const SAMPLE: (&str, &str) = (
@@ -62,7 +63,7 @@ async fn the_official_openai_sdk_works_unchanged() {
     command
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py"))
         .args([&product.url, ADMIN_KEY, &sample(), SAMPLE.1])
-        .arg(repository().join("tests/audio/dialogues/dlg01.wav"));
+        .arg(dialogue("dlg01"));
     let (code, output, errors) = run(command).await;
     assert_eq!(code, 0, "{output}\n{errors}");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::product::{Cluster, Product, eventually, utterance};
+use crate::product::{Cluster, Product, eventually, form};
+use crate::recordings::utterance;
 
 /// Builds the library that fakes a wrong clock and a full disk inside one process.
 fn shim() -> &'static str {
@@ -133,15 +134,9 @@ async fn an_api_killed_during_an_upload_accepts_the_repeated_upload_once() {
     product.start_api().await;
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let bytes = reqwest::multipart::Part::bytes(audio.clone()).file_name("whole.wav");
         let answer = product
-            .request(reqwest::Method::POST, "/v1/audio/transcriptions")
+            .post(form(&[utterance("test-00000")], &[("model", "sleep")]))
             .header("Idempotency-Key", "half-an-upload")
-            .multipart(
-                reqwest::multipart::Form::new()
-                    .text("model", "sleep")
-                    .part("file", bytes),
-            )
             .send()
             .await
             .unwrap();

@@ -1,7 +1,7 @@
 //! The product from outside: the real `dalston` binary, a real PostgreSQL, real clients.
 //!
-//! [`product`] starts it, the other modules are the tests. Nothing here sleeps for a fixed time: [`product::eventually`]
-//! asks again until a deadline.
+//! [`product`] starts it, [`recordings`] gives it speech, [`sameness`] compares transcripts; the other modules are the
+//! tests. Nothing here sleeps for a fixed time: [`product::eventually`] asks again until a deadline.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that cannot go on should say where and stop"
@@ -13,5 +13,7 @@ mod clients;
 mod faults;
 mod pipeline;
 mod product;
+mod recordings;
 mod s3;
+mod sameness;
 mod speakers;

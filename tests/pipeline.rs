@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use serde_json::{Value, json};
 
-use crate::product::{Cluster, Product, eventually, repository, utterance};
+use crate::product::{Cluster, Product, eventually};
+use crate::recordings::{dialogue, utterance};
+use crate::sameness::{FRAMES, result, same};
 
 /// Files of at least forty seconds are cut into parts of about twenty.
 const SHORT_CHUNKS: [(&str, &str); 3] = [
@@ -15,10 +17,6 @@ const SHORT_CHUNKS: [(&str, &str); 3] = [
     // One task with a model at a time, so that several workers share the parts.
     ("DALSTON_WORKER_CONCURRENCY", "1"),
 ];
-
-fn dialogue() -> PathBuf {
-    repository().join("tests/audio/dialogues/dlg01.wav")
-}
 
 async fn tasks(product: &Product, job: &str) -> Vec<Value> {
     let list = product
@@ -36,46 +34,6 @@ fn stage_names(job: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What must not depend on how the work was shared out.
-fn result(job: &Value) -> Value {
-    json!([
-        job["text"],
-        job["segments"],
-        job["speakers"],
-        job["language_code"],
-        job["warnings"]
-    ])
-}
-
-/// Whether two results are equal but for times that differ by at most `tolerance`. Probabilities, and tokens, of which some
-/// are times, are not compared.
-fn same(a: &Value, b: &Value, tolerance: f64) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => {
-            (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= tolerance
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, tolerance))
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            let compared = |key: &str| {
-                !(key.ends_with("confidence") || ["tokens", "avg_logprob"].contains(&key))
-            };
-            a.len() == b.len()
-                && a.iter()
-                    .filter(|(key, _)| compared(key))
-                    .all(|(key, value)| {
-                        b.get(key)
-                            .is_some_and(|other| same(value, other, tolerance))
-                    })
-        }
-        _ => a == b,
-    }
-}
-
-/// What the scale of an int8 activation, which depends on what is in the same batch, does to a time: up to four frames.
-const FRAMES: f64 = 0.085;
-
 #[tokio::test]
 async fn parts_on_two_workers_give_the_transcript_of_one() {
     let mut product = Product::start_with(Cluster::shared(), &SHORT_CHUNKS).await;
@@ -87,9 +45,9 @@ async fn parts_on_two_workers_give_the_transcript_of_one() {
     ] {
         let mut fields = vec![("model", model), ("speaker_detection", "diarize")];
         fields.extend(align.map(|aligner| ("model_align", aligner)));
-        let parts = product.submit(&dialogue(), &fields).await;
+        let parts = product.submit(&dialogue("dlg01"), &fields).await;
         fields.push(("chunk_target_seconds", "0"));
-        let whole = product.submit(&dialogue(), &fields).await;
+        let whole = product.submit(&dialogue("dlg01"), &fields).await;
         let (parts, whole) = (
             product.wait_completed(&parts).await,
             product.wait_completed(&whole).await,
@@ -121,7 +79,9 @@ async fn a_lost_part_is_one_retry_and_not_a_lost_job() {
     let mut product = Product::start_with(Cluster::shared(), &settings).await;
     product.start_worker().await;
     product.start_worker().await;
-    let job = product.submit(&dialogue(), &[("model", "sleep")]).await;
+    let job = product
+        .submit(&dialogue("dlg01"), &[("model", "sleep")])
+        .await;
     eventually("both workers to run a part", async || {
         let running = tasks(&product, &job)
             .await
@@ -159,7 +119,9 @@ async fn progress_only_grows_and_the_estimate_holds_from_a_fifth_on() {
     .concat();
     let mut product = Product::start_with(Cluster::shared(), &settings).await;
     product.start_worker().await;
-    let job = product.submit(&dialogue(), &[("model", "sleep")]).await;
+    let job = product
+        .submit(&dialogue("dlg01"), &[("model", "sleep")])
+        .await;
     let mut seen: Vec<(Instant, f64, Option<f64>)> = Vec::new();
     eventually("the job to be completed", async || {
         let body = product
@@ -203,9 +165,9 @@ async fn one_task_for_all_stages_gives_what_several_give() {
         ("model_align", "wav2vec2-nano"),
         ("speaker_detection", "diarize"),
     ];
-    let staged = product.submit(&dialogue(), &fields).await;
+    let staged = product.submit(&dialogue("dlg01"), &fields).await;
     let together = [fields.as_slice(), &[("pipeline", "integrated")]].concat();
-    let integrated = product.submit(&dialogue(), &together).await;
+    let integrated = product.submit(&dialogue("dlg01"), &together).await;
     let (staged, integrated) = (
         product.wait_completed(&staged).await,
         product.wait_completed(&integrated).await,
@@ -223,33 +185,19 @@ async fn a_failed_diarization_costs_no_transcript_and_can_be_run_again() {
     // The worker stands still while the clip it will need is taken away.
     product.workers[worker].signal(libc::SIGSTOP);
     let clip = std::fs::read(utterance("test-00017")).unwrap();
-    let form = reqwest::multipart::Form::new()
-        .part(
-            "file",
-            reqwest::multipart::Part::bytes(std::fs::read(dialogue()).unwrap())
-                .file_name("dlg01.wav"),
-        )
-        .text("known_speaker_names[]", "Ada")
-        .text(
+    let clip = base64::engine::general_purpose::STANDARD.encode(clip);
+    let fields = [
+        ("known_speaker_names[]", "Ada"),
+        (
             "known_speaker_references[]",
-            format!(
-                "data:audio/wav;base64,{}",
-                base64::engine::general_purpose::STANDARD.encode(clip)
-            ),
-        )
-        .text("model", "whisper-nano")
-        .text("language", "en")
-        .text("speaker_detection", "diarize");
-    let answer = product
-        .request(reqwest::Method::POST, "/v1/audio/transcriptions")
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let status = answer.status();
-    let body: Value = answer.json().await.unwrap();
-    assert_eq!(status, 201, "{body}");
-    let job = body["id"].as_str().unwrap();
+            &format!("data:audio/wav;base64,{clip}"),
+        ),
+        ("model", "whisper-nano"),
+        ("language", "en"),
+        ("speaker_detection", "diarize"),
+    ];
+    let job = product.submit(&dialogue("dlg01"), &fields).await;
+    let job = job.as_str();
     let key: String = sqlx::query_scalar(
         "select parameters->'known_speaker_references'->0->>'key' from jobs where id::text = $1",
     )

@@ -10,10 +10,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use dalston_cli::postgres::{Durability, Options, Postgres};
+use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;
+
+use crate::recordings::utterance;
 
 /// How long anything may take before a test gives up on it. Generous: it is only ever waited out by a failure.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -35,11 +38,6 @@ pub fn binary() -> PathBuf {
 /// The repository's root.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// A recording of the bundled test speech.
-pub fn utterance(name: &str) -> PathBuf {
-    repository().join(format!("tests/audio/utterances/{name}.wav"))
 }
 
 /// The words of a text without case and punctuation: what is compared, since a model may punctuate as it likes.
@@ -394,7 +392,12 @@ impl Product {
 
     /// Submits a file with form fields and answers the job's id.
     pub async fn submit(&self, audio: &Path, fields: &[(&str, &str)]) -> String {
-        let answer = self.try_submit(audio, fields).await.unwrap();
+        self.submit_form(form(&[audio], fields)).await
+    }
+
+    /// Submits a form and answers the job's id.
+    pub async fn submit_form(&self, form: Form) -> String {
+        let answer = self.post(form).send().await.unwrap();
         let status = answer.status();
         let body: Value = answer.json().await.unwrap();
         assert_eq!(status, 201, "submit: {body}");
@@ -407,19 +410,13 @@ impl Product {
         audio: &Path,
         fields: &[(&str, &str)],
     ) -> reqwest::Result<reqwest::Response> {
-        let bytes = std::fs::read(audio).unwrap();
-        let name = audio.file_name().unwrap().to_str().unwrap().to_owned();
-        let mut form = reqwest::multipart::Form::new().part(
-            "file",
-            reqwest::multipart::Part::bytes(bytes).file_name(name),
-        );
-        for (name, value) in fields {
-            form = form.text((*name).to_owned(), (*value).to_owned());
-        }
+        self.post(form(&[audio], fields)).send().await
+    }
+
+    /// The request that submits a form.
+    pub fn post(&self, form: Form) -> reqwest::RequestBuilder {
         self.request(reqwest::Method::POST, "/v1/audio/transcriptions")
             .multipart(form)
-            .send()
-            .await
     }
 
     /// Submits a job for the load-test engine; `directives` tell it what to do (see `worker/src/load_engine.rs`).
@@ -510,6 +507,21 @@ impl Product {
             assert!(rows.is_empty(), "{problem}: {rows:?}");
         }
     }
+}
+
+/// The form of a submit: files, and fields.
+pub fn form<T: AsRef<str>>(files: &[impl AsRef<Path>], fields: &[(&str, T)]) -> Form {
+    let mut form = Form::new();
+    for file in files {
+        let file = file.as_ref();
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let part = Part::bytes(std::fs::read(file).unwrap()).file_name(name);
+        form = form.part("file", part);
+    }
+    for (name, value) in fields {
+        form = form.text((*name).to_owned(), value.as_ref().to_owned());
+    }
+    form
 }
 
 /// A port that was free a moment ago.

@@ -2,9 +2,8 @@
 
 use std::process::Command;
 
-use crate::product::{
-    Cluster, Process, Product, eventually, free_port, repository, utterance, words,
-};
+use crate::product::{Cluster, Process, Product, eventually, free_port, repository, words};
+use crate::recordings::utterance;
 
 const BUCKET: &str = "dalston-tests";
 

@@ -2,20 +2,17 @@
 //! file per speaker.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::product::{Product, repository, utterance, words};
+use crate::product::{Product, form, repository, words};
+use crate::recordings::{dialogue, samples, utterance, write_call};
 
 async fn product_with_a_worker() -> Product {
     let mut product = Product::start().await;
     product.start_worker().await;
     product
-}
-
-fn dialogue(name: &str) -> PathBuf {
-    repository().join(format!("tests/audio/dialogues/{name}.wav"))
 }
 
 /// A spoken word and who said it.
@@ -169,43 +166,6 @@ async fn words_of_conversations_go_to_the_right_speakers() {
     }
 }
 
-/// 16 kHz samples of a recording.
-fn samples(path: &Path) -> Vec<f32> {
-    hound::WavReader::open(path)
-        .unwrap()
-        .into_samples::<i16>()
-        .map(|sample| f32::from(sample.unwrap()) / 32_768.0)
-        .collect()
-}
-
-/// Two recordings on a channel each, the second later, and on the second channel the first once more, much quieter: what
-/// a microphone picks up of another's loudspeaker.
-fn write_call(path: &Path, first: &Path, second: &Path, later_seconds: f64) {
-    let (first, second) = (samples(first), samples(second));
-    let later = (later_seconds * 16_000.0) as usize;
-    let length = first.len().max(later + second.len());
-    let spec = hound::WavSpec {
-        channels: 2,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::create(path, spec).unwrap();
-    for at in 0..length {
-        let own = first.get(at).copied().unwrap_or(0.0);
-        let other = at
-            .checked_sub(later)
-            .and_then(|at| second.get(at))
-            .copied()
-            .unwrap_or(0.0);
-        for sample in [own, other + 0.1 * own] {
-            wav.write_sample((sample.clamp(-1.0, 1.0) * 32_767.0) as i16)
-                .unwrap();
-        }
-    }
-    wav.finalize().unwrap();
-}
-
 #[tokio::test]
 async fn channels_are_speakers_and_what_bled_over_is_said_once() {
     let product = product_with_a_worker().await;
@@ -268,27 +228,15 @@ async fn channels_are_speakers_and_what_bled_over_is_said_once() {
 #[tokio::test]
 async fn files_of_one_recording_are_tracks_with_a_speaker_each() {
     let product = product_with_a_worker().await;
-    let mut form = reqwest::multipart::Form::new();
-    for name in ["test-00017", "test-00000"] {
-        let bytes = std::fs::read(utterance(name)).unwrap();
-        let part = reqwest::multipart::Part::bytes(bytes).file_name(format!("{name}.wav"));
-        form = form.part("file", part);
-    }
     let tracks = json!([{"name": "Ada", "offset": 0}, {"name": "Grace", "offset": 30}]);
-    let form = form
-        .text("tracks", tracks.to_string())
-        .text("model", "whisper-nano")
-        .text("language", "en");
-    let answer = product
-        .request(reqwest::Method::POST, "/v1/audio/transcriptions")
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let status = answer.status();
-    let body: Value = answer.json().await.unwrap();
-    assert_eq!(status, 201, "{body}");
-    let body = product.wait_completed(body["id"].as_str().unwrap()).await;
+    let fields = [
+        ("tracks", tracks.to_string()),
+        ("model", "whisper-nano".to_owned()),
+        ("language", "en".to_owned()),
+    ];
+    let files = ["test-00017", "test-00000"].map(utterance);
+    let job = product.submit_form(form(&files, &fields)).await;
+    let body = product.wait_completed(&job).await;
     let labels: Vec<&Value> = body["speakers"]
         .as_array()
         .unwrap()
