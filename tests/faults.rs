@@ -434,30 +434,3 @@ async fn processes_whose_logs_cannot_be_written_go_on_and_say_so_later() {
     }
     product.assert_consistent().await;
 }
-
-#[tokio::test]
-async fn workers_started_and_killed_at_random_finish_every_job() {
-    let mut product = Product::start().await;
-    product.start_worker().await;
-    let mut jobs = Vec::new();
-    for index in 0..24 {
-        jobs.push(
-            product
-                .submit_load(&format!("seconds={}", f64::from(index % 5) * 0.1))
-                .await,
-        );
-    }
-    for round in 0..5 {
-        product.start_worker().await;
-        let victim = product.workers.remove(0);
-        if round % 2 == 0 {
-            victim.kill();
-        } else {
-            assert!(victim.stop().await.success(), "a drained worker exits well");
-        }
-    }
-    for job in &jobs {
-        product.wait_completed(job).await;
-    }
-    product.assert_consistent().await;
-}

@@ -11,6 +11,7 @@ mod batch_job;
 mod boundaries;
 mod clients;
 mod faults;
+mod mixed_jobs;
 mod pipeline;
 mod product;
 mod recordings;

@@ -202,7 +202,7 @@ impl Process {
     }
 
     /// Waits until it has ended.
-    async fn end(&mut self) -> ExitStatus {
+    pub async fn end(&mut self) -> ExitStatus {
         let name = self.name.clone();
         eventually(&format!("{name} to end"), async || {
             self.child.try_wait().unwrap()
@@ -344,6 +344,11 @@ impl Product {
             answer.status().is_success().then_some(())
         })
         .await;
+    }
+
+    /// Starts a worker under a name that the database knows as its identity, and does not wait for it.
+    pub fn spawn_worker(&mut self, identity: &str) -> Process {
+        self.spawn("worker", &["worker", "--identity", identity], &[])
     }
 
     /// Starts a worker with settings of its own and answers its position in `workers`.
