@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use serde_json::{Value, json};
 
-use crate::product::{Cluster, Product, eventually};
+use crate::product::{Cluster, Product, eventually, form};
 use crate::recordings::{dialogue, utterance};
 use crate::sameness::{FRAMES, result, same};
 
@@ -70,6 +70,46 @@ async fn parts_on_two_workers_give_the_transcript_of_one() {
 }
 
 #[tokio::test]
+async fn an_openai_client_is_told_the_parts_of_a_long_file_in_order() {
+    let mut product = Product::start_with(Cluster::shared(), &SHORT_CHUNKS).await;
+    product.start_worker().await;
+    product.start_worker().await;
+    let fields = [
+        ("model", "sleep"),
+        ("response_format", "json"),
+        ("stream", "true"),
+    ];
+    let request = product.post(form(&[dialogue("dlg01")], &fields));
+    let stream = request.send().await.unwrap().text().await.unwrap();
+    let events: Vec<Value> = stream
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
+        .collect();
+    let (done, deltas) = events.split_last().unwrap();
+    assert_eq!(done["type"], "transcript.text.done", "{stream}");
+    let told: String = deltas
+        .iter()
+        .map(|event| event["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(told, done["text"].as_str().unwrap());
+    assert!(deltas.len() > 1, "{stream}");
+
+    let job: String = sqlx::query_scalar("select id::text from jobs")
+        .fetch_one(&product.database)
+        .await
+        .unwrap();
+    let names = stage_names(&product.wait_completed(&job).await);
+    assert!(names.contains(&"transcribe_c002".to_owned()), "{names:?}");
+    assert_eq!(told.split(' ').collect::<Vec<_>>(), all_regions(&told));
+}
+
+/// What the load-test engine says when it has heard every stretch of speech, in order.
+fn all_regions(text: &str) -> Vec<String> {
+    let heard = text.split(' ').count();
+    (0..heard).map(|n| format!("region{n}")).collect()
+}
+
+#[tokio::test]
 async fn a_lost_part_is_one_retry_and_not_a_lost_job() {
     let settings = [
         SHORT_CHUNKS.as_slice(),
@@ -101,9 +141,8 @@ async fn a_lost_part_is_one_retry_and_not_a_lost_job() {
         .collect();
     assert_eq!(retried, [1], "{body:#}");
     // The engine names each stretch of speech; all are there, in order.
-    let heard: Vec<&str> = body["text"].as_str().unwrap().split(' ').collect();
-    let expected: Vec<String> = (0..heard.len()).map(|n| format!("region{n}")).collect();
-    assert_eq!(heard, expected);
+    let text = body["text"].as_str().unwrap();
+    assert_eq!(text.split(' ').collect::<Vec<_>>(), all_regions(text));
     product.assert_consistent().await;
 }
 

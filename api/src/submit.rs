@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dalston_schema::db::jobs::{self, Submitted};
 use dalston_schema::db::{DbError, workers};
-use dalston_schema::job::{Chunking, Dialect, JobParameters, NewJob, UploadedAudio};
+use dalston_schema::job::{JobParameters, NewJob, UploadedAudio};
 use dalston_schema::{JobId, TaskId};
 use poem::http::StatusCode;
 use serde_json::json;
@@ -193,12 +193,7 @@ async fn insert(
         duration: audio.duration,
     };
     let mut parameters = order.parameters;
-    // A client of this dialect may be told the text while it is made, and parts would tell it side by side.
-    let chunking = match parameters.dialect {
-        Dialect::OpenAi => Chunking::OFF,
-        Dialect::Native | Dialect::ElevenLabs => app.config.chunking,
-    };
-    parameters.chunking.get_or_insert(chunking);
+    parameters.chunking.get_or_insert(app.config.chunking);
     let Plan { tasks, warnings } = plan_now_or_soon(app, &parameters, &facts).await?;
     // What the form could not give is a warning as well as what the plan cannot.
     parameters.planning_warnings.extend(warnings);
