@@ -11,9 +11,13 @@ mod batch_job;
 mod boundaries;
 mod clients;
 mod faults;
+#[path = "../worker/src/model_store/tests/hub_server.rs"]
+#[allow(dead_code, reason = "shared with the model store's own tests")]
+mod hub_server;
 mod mixed_jobs;
 mod pipeline;
 mod product;
+mod pulls;
 mod recordings;
 mod s3;
 mod sameness;

@@ -346,15 +346,24 @@ impl Product {
         .await;
     }
 
-    /// Starts a worker under a name that the database knows as its identity, and does not wait for it.
-    pub fn spawn_worker(&mut self, identity: &str) -> Process {
-        self.spawn("worker", &["worker", "--identity", identity], &[])
+    /// Starts a worker with arguments and settings of its own, and does not wait for it.
+    pub fn spawn_worker(&mut self, arguments: &[&str], settings: &[(&str, &str)]) -> Process {
+        self.spawn("worker", &[&["worker"], arguments].concat(), settings)
     }
 
     /// Starts a worker with settings of its own and answers its position in `workers`.
     pub async fn start_worker_with(&mut self, settings: &[(&str, &str)]) -> usize {
+        self.start_worker_as(&[], settings).await
+    }
+
+    /// As [`Product::start_worker_with`], with arguments too.
+    pub async fn start_worker_as(
+        &mut self,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> usize {
         let before = self.live_workers().await;
-        let worker = self.spawn("worker", &["worker"], settings);
+        let worker = self.spawn_worker(arguments, settings);
         self.workers.push(worker);
         eventually("the worker to register", async || {
             (self.live_workers().await > before).then_some(())

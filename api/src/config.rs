@@ -39,6 +39,8 @@ pub struct ApiConfig {
     pub capability_wait: Duration,
     /// What happens to a job that needs a model which no worker has.
     pub when_missing: WhenMissing,
+    /// Pull models of the catalogue that waiting tasks need and no worker has, with [`WhenMissing::Wait`].
+    pub pull_needed: bool,
     /// How long a task may wait for a worker that has its model, with [`WhenMissing::Wait`].
     pub unserved_wait: Duration,
     /// How long files are cut for several workers, when the request does not say.
@@ -73,6 +75,7 @@ impl ApiConfig {
             metrics: true,
             capability_wait: Duration::from_secs(10),
             when_missing: WhenMissing::FailFast,
+            pull_needed: true,
             unserved_wait: Duration::from_secs(300),
             chunking: Chunking::default(),
             hub: HubAccess::default(),

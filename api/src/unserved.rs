@@ -1,9 +1,12 @@
-//! Ends tasks that have waited too long for a worker with their model, where jobs may wait for one. The API does it,
-//! because there may be no worker at all.
+//! Tasks whose model no worker has, where jobs may wait for one: the model is pulled if the catalogue knows it, and tasks
+//! that have waited too long are ended. The API does both, because there may be no worker at all.
 
 use std::time::Duration;
 
-use dalston_schema::db::maintenance;
+use dalston_schema::catalogue;
+use dalston_schema::db::audit::{self, NewAuditEvent};
+use dalston_schema::db::{DbError, maintenance, models};
+use serde_json::json;
 
 use crate::config::WhenMissing;
 use crate::state::App;
@@ -12,6 +15,8 @@ use crate::state::App;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Tasks ended in one look.
 const AT_A_TIME: i32 = 100;
+/// Time between the end of a pull and the next for the same tasks. A pull has tried several times before it fails.
+const PULL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Looks until it is dropped; ends at once where jobs never wait.
 pub async fn watch(app: App) {
@@ -20,6 +25,11 @@ pub async fn watch(app: App) {
     }
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        if app.config.pull_needed
+            && let Err(error) = pull_needed(&app).await
+        {
+            tracing::debug!(%error, "needed models could not be looked for");
+        }
         let wait = app.config.unserved_wait;
         match maintenance::fail_unserved_tasks(&app.pool, wait, AT_A_TIME).await {
             Ok(0) => {}
@@ -30,4 +40,28 @@ pub async fn watch(app: App) {
             Err(error) => tracing::debug!(%error, "unserved tasks could not be looked for"),
         }
     }
+}
+
+/// Has the models pulled that tasks wait for. Only those of the catalogue: who may submit a job may not thereby have any
+/// repository fetched.
+async fn pull_needed(app: &App) -> Result<(), DbError> {
+    for id in models::needed(&app.pool).await? {
+        let Some(entry) = catalogue::entry(&id).filter(|entry| !entry.bundled) else {
+            continue;
+        };
+        if models::pull_needed(&app.pool, entry, PULL_AGAIN_AFTER).await? {
+            tracing::info!(
+                model = id,
+                "jobs wait for {id}; a worker is asked to pull it"
+            );
+            let event = NewAuditEvent::by_the_system(
+                "api".to_owned(),
+                "model.pull_requested",
+                ("model", &id),
+                json!({ "needed_by": "waiting jobs" }),
+            );
+            audit::append(&app.pool, &event).await?;
+        }
+    }
+    Ok(())
 }

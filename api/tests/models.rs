@@ -31,7 +31,7 @@ async fn a_pull_is_queued_watched_and_ends_in_a_ready_model() {
     let (_, again) = answer(again.json(&json!({"force": true}))).await;
     assert_eq!(again["message"], "Model download already in progress");
 
-    let pull = models::claim_pull(&server.pool, server.worker(), 30.0)
+    let pull = models::claim_pull(&server.pool, server.worker(), &[], 30.0)
         .await
         .unwrap()
         .unwrap();
@@ -85,7 +85,7 @@ async fn a_pull_is_queued_watched_and_ends_in_a_ready_model() {
 async fn a_failed_pull_tells_why() {
     let server = Server::start().await;
     server.post("/v1/models/our/medical-whisper/pull").await;
-    let pull = models::claim_pull(&server.pool, server.worker(), 30.0)
+    let pull = models::claim_pull(&server.pool, server.worker(), &[], 30.0)
         .await
         .unwrap()
         .unwrap();

@@ -105,6 +105,8 @@ pub struct Config {
     pub retention_days: i32,
     /// Whether a job whose model no worker has waits for one, instead of being refused.
     pub wait_for_engines: bool,
+    /// Whether models that waiting jobs need are pulled.
+    pub pull_needed: bool,
     /// How long a request waits for a first worker, or a job for its model; `None` is the default of either.
     pub engine_wait: Option<Duration>,
     /// Length in seconds of the parts that long files are cut into; 0 never cuts.
@@ -204,6 +206,7 @@ impl Config {
                 "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",
                 &[("fail_fast", false), ("wait", true)],
             )?,
+            pull_needed: values.flag("DALSTON_PULL_NEEDED_MODELS"),
             engine_wait: values
                 .optional("DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS")?
                 .map(Duration::from_secs_f64),

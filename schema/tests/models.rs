@@ -1,8 +1,13 @@
 //! The registry of models: pulls, removals, and what workers say they have.
 
+use std::time::Duration;
+
 use dalston_schema::WorkerId;
+use dalston_schema::capability::CapabilityFilter;
+use dalston_schema::catalogue;
 use dalston_schema::db::models::{self, AnnouncedModel, PullOutcome, PulledModel, RemoveOutcome};
 use dalston_schema::db::workers::{self, WorkerBeat};
+use dalston_schema::db::{PgPool, maintenance};
 use dalston_test_postgres::TestDatabase;
 use serde_json::json;
 
@@ -41,8 +46,8 @@ async fn a_pull_is_taken_by_one_worker_told_of_and_ended() {
     assert_eq!(request(false).await.unwrap(), PullOutcome::Started);
     assert_eq!(request(true).await.unwrap(), PullOutcome::InProgress);
     let (one, other) = tokio::join!(
-        models::claim_pull(&pool, first, 30.0),
-        models::claim_pull(&pool, second, 30.0)
+        models::claim_pull(&pool, first, &[], 30.0),
+        models::claim_pull(&pool, second, &[], 30.0)
     );
     let mut claimed: Vec<_> = [one.unwrap(), other.unwrap()]
         .into_iter()
@@ -79,7 +84,7 @@ async fn a_pull_is_taken_by_one_worker_told_of_and_ended() {
     assert_eq!(request(false).await.unwrap(), PullOutcome::Ready);
     assert_eq!(request(true).await.unwrap(), PullOutcome::Started);
 
-    let pull = models::claim_pull(&pool, second, 30.0)
+    let pull = models::claim_pull(&pool, second, &[], 30.0)
         .await
         .unwrap()
         .unwrap();
@@ -106,10 +111,10 @@ async fn a_pull_whose_worker_dies_goes_to_another_and_fails_after_three_deaths()
         .unwrap();
     let mut last = None;
     for minute in 1..=3 {
-        let pull = models::claim_pull(&pool, worker, 30.0).await.unwrap();
+        let pull = models::claim_pull(&pool, worker, &[], 30.0).await.unwrap();
         let before = last.replace(pull.unwrap());
         assert!(
-            models::claim_pull(&pool, worker, 30.0)
+            models::claim_pull(&pool, worker, &[], 30.0)
                 .await
                 .unwrap()
                 .is_none()
@@ -127,7 +132,7 @@ async fn a_pull_whose_worker_dies_goes_to_another_and_fails_after_three_deaths()
         pool = database.pool.clone();
     }
     assert!(
-        models::claim_pull(&pool, worker, 30.0)
+        models::claim_pull(&pool, worker, &[], 30.0)
             .await
             .unwrap()
             .is_none()
@@ -140,12 +145,73 @@ async fn a_pull_whose_worker_dies_goes_to_another_and_fails_after_three_deaths()
         .await
         .unwrap();
     for _ in 0..5 {
-        let pull = models::claim_pull(&pool, worker, 30.0)
+        let pull = models::claim_pull(&pool, worker, &[], 30.0)
             .await
             .unwrap()
             .unwrap();
         assert!(models::give_back_pull(&pool, &pull).await.unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_model_that_tasks_wait_for_is_pulled_once_and_again_after_a_pause() {
+    let mut database = TestDatabase::create().await;
+    database.set_clock("2030-01-01 12:00Z").await;
+    let pool = database.pool.clone();
+    let entry = catalogue::entry("onnx-community/whisper-base_timestamped").unwrap();
+    let pause = Duration::from_secs(60);
+    let mut plan = simple_plan();
+    plan[1].model.clone_from(&entry.id);
+    submit(&pool, plan).await;
+    // It needs the prepared audio first.
+    assert!(models::needed(&pool).await.unwrap().is_empty());
+    let worker = Worker::able(&pool).await;
+    worker.work(&pool).await;
+    assert_eq!(models::needed(&pool).await.unwrap(), [entry.id.as_str()]);
+
+    let asked = async |pool: &PgPool| models::pull_needed(pool, entry, pause).await.unwrap();
+    let both = tokio::join!(asked(&pool), asked(&pool));
+    assert!(both.0 != both.1, "{both:?}");
+    let claimed = async |pool: &PgPool, filters: &[&str]| {
+        let filters: Vec<CapabilityFilter> = filters.iter().map(|f| f.parse().unwrap()).collect();
+        models::claim_pull(pool, worker.id, &filters, 30.0)
+            .await
+            .unwrap()
+    };
+    for other in ["align", "transcribe/parakeet", "transcribe/whisper/nano"] {
+        assert_eq!(claimed(&pool, &["merge", other]).await, None, "{other}");
+    }
+    let pull = claimed(&pool, &["merge", "transcribe/whisper"])
+        .await
+        .unwrap();
+
+    // While something is heard of it nobody gives the tasks up; a pull that failed is the reason they are told.
+    database.set_clock("2030-01-01 12:10Z").await;
+    let pool = database.pool.clone();
+    let wait = Duration::from_secs(300);
+    let given_up = async |pool: &PgPool| maintenance::fail_unserved_tasks(pool, wait, 10).await;
+    assert!(models::extend_pull(&pool, &pull, 1, 2, 30.0).await.unwrap());
+    assert_eq!(given_up(&pool).await.unwrap(), 0);
+    models::end_pull(&pool, &pull, Err("the hub is away"))
+        .await
+        .unwrap();
+    assert!(!asked(&pool).await);
+    database.set_clock("2030-01-01 12:11Z").await;
+    let pool = database.pool.clone();
+    assert!(asked(&pool).await);
+    let pull = claimed(&pool, &[]).await.unwrap();
+    models::end_pull(&pool, &pull, Err("the hub is away"))
+        .await
+        .unwrap();
+    assert_eq!(given_up(&pool).await.unwrap(), 1);
+    let error: String = sqlx::query_scalar("select error from jobs")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(
+        error.ends_with("could not be pulled: the hub is away"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -176,7 +242,7 @@ async fn a_removal_is_refused_while_used_carried_out_by_workers_and_then_forgott
     models::request_pull(&pool, "nano", None, None, false)
         .await
         .unwrap();
-    let pull = models::claim_pull(&pool, worker.id, 30.0)
+    let pull = models::claim_pull(&pool, worker.id, &[], 30.0)
         .await
         .unwrap()
         .unwrap();

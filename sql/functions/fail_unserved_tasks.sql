@@ -1,6 +1,7 @@
--- fail_unserved_tasks: gives up on ready tasks for which no live worker has had the model for p_seconds. Called every
--- few seconds by the API where jobs may wait for a model (DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR=wait). It passes over
--- what somebody else is working on, as rescue_tasks does.
+-- fail_unserved_tasks: gives up on ready tasks for which no live worker has had the model for p_seconds, unless it is
+-- being pulled and something was heard of that within p_seconds. Called every few seconds by the API where jobs may wait
+-- for a model (DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR=wait). It passes over what somebody else is working on, as
+-- rescue_tasks does.
 create or replace function fail_unserved_tasks(
   p_seconds double precision, p_limit int, out failed int, out ready int[], out jobs uuid[]
 )
@@ -18,11 +19,13 @@ begin
   jobs := '{}';
   for v_lost in
     select q.capability_id, q.priority, q.fair_key, q.place, q.job_id,
-           concat_ws('/', k.stage, nullif(k.engine, ''), nullif(k.model, '')) as capability
+           concat_ws('/', k.stage, nullif(k.engine, ''), nullif(k.model, '')) as capability,
+           case when m.status = 'failed' then '; it could not be pulled: ' || m.error else '' end as pull
       from capabilities k
+      left join models m on m.id = k.model
       join ready_tasks q on q.capability_id = k.id and q.ready_at <= v_now - make_interval(secs => p_seconds)
-     where not exists (select from worker_capabilities c join workers w on w.id = c.worker_id
-                        where c.capability_id = k.id and not w.draining and w.last_seen_at > v_now - interval '1 min')
+     where not capability_is_served(k.id)
+       and not coalesce(m.status = 'downloading' and m.progress_at > v_now - make_interval(secs => p_seconds), false)
      order by q.job_id, q.place limit p_limit
   loop
     perform from jobs j where j.id = v_lost.job_id and j.status in ('pending', 'running')
@@ -41,8 +44,8 @@ begin
     for v_task in select * from tasks where id = any(v_tasks) order by id loop
       -- A required one has ended the others with it.
       continue when not exists (select from tasks where id = v_task.id and state = 0);
-      ready := ready || end_task(v_task, format('no worker has offered %s for %s s; start one that has the model',
-                                                v_lost.capability, round(p_seconds)), v_now);
+      ready := ready || end_task(v_task, format('no worker has offered %s for %s s; start one that has the model%s',
+                                                v_lost.capability, round(p_seconds), v_lost.pull), v_now);
       failed := failed + 1;
       if v_task.slot is not null then
         v_capped := v_capped || v_task.tenant_id;

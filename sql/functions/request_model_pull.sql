@@ -18,11 +18,7 @@ begin
   if not p_force and not v_row.removing and model_is_present(p_model) then
     return 'ready';
   end if;
-  update models
-     set status = 'downloading', force = p_force, removing = false, error = null, expected_bytes = p_expected_bytes,
-         downloaded_bytes = 0, progress_at = v_now, transfer_worker = null, transfer_ends_at = null,
-         transfer_attempt = 0, updated_at = v_now
-   where id = p_model;
+  perform queue_model_pull(p_model, p_expected_bytes, p_force);
   return 'started';
 end
 $$;

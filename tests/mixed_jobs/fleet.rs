@@ -43,7 +43,7 @@ impl Fleet {
             self.n_started += 1;
             let identity = format!("worker of the fleet {}", self.n_started);
             self.at_work.push(Worker {
-                process: product.spawn_worker(&identity),
+                process: product.spawn_worker(&["--identity", &identity], &[]),
                 identity,
             });
         }

@@ -15,7 +15,7 @@ use crate::model_store::HubSettings;
 /// Where a worker gets models that it lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModelSource {
-    /// Only those it is asked to pull, from the hub.
+    /// Only those that are to be pulled, from the hub.
     #[default]
     Hub,
     /// All that other workers have put into the object store; what it pulls or imports it puts there too.
@@ -38,7 +38,7 @@ pub struct WorkerConfig {
     pub model_dir: PathBuf,
     /// Where it gets models that it lacks.
     pub model_source: ModelSource,
-    /// The hub that models are pulled from when somebody asks for it.
+    /// The hub that models are pulled from when somebody asks for it, or waiting tasks need them.
     pub hub: HubSettings,
     /// ONNX Runtime library to load; `None` searches the usual places.
     pub runtime_library: Option<PathBuf>,
@@ -79,7 +79,7 @@ pub struct WorkerConfig {
     pub sweep_interval: Duration,
     /// Exit once nothing is left that this worker can do.
     pub once: bool,
-    /// Offer only what one of these fits; empty offers all that the models allow.
+    /// Offer, and pull, only what one of these fits; empty offers all that the models allow.
     pub capabilities: Vec<CapabilityFilter>,
     /// Offer the engine for load tests beside the real ones; see [`crate::load_engine`].
     pub load_engine: Option<LoadEngineConfig>,

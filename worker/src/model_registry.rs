@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dalston_schema::capability::CapabilityFilter;
+use dalston_schema::catalogue;
 use dalston_schema::db::PgPool;
 use dalston_schema::db::audit::{self, NewAuditEvent};
 use dalston_schema::db::models::{self, ClaimedPull, PulledModel};
@@ -45,6 +47,8 @@ pub struct ModelRegistry {
     pub interval: Duration,
     /// Where models come from.
     pub source: ModelSource,
+    /// What this worker may offer; empty for everything. It pulls nothing else.
+    pub capabilities: Vec<CapabilityFilter>,
     /// What this worker offers, to see when a pulled model is announced.
     pub offer: watch::Receiver<Offer>,
     /// Rung when the models on disk have changed.
@@ -58,12 +62,13 @@ impl ModelRegistry {
     }
 
     async fn keep_pulling(&self, end: &CancellationToken) {
+        let wanted = with_components(&self.capabilities);
         while end
             .run_until_cancelled(tokio::time::sleep(self.interval))
             .await
             .is_some()
         {
-            match models::claim_pull(&self.pool, self.worker, LEASE_SECONDS).await {
+            match models::claim_pull(&self.pool, self.worker, &wanted, LEASE_SECONDS).await {
                 Ok(Some(pull)) => self.pull(&pull, end).await,
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "the model registry could not be read"),
@@ -155,18 +160,8 @@ impl ModelRegistry {
 
     /// Writes a line of the audit log; trouble with it is logged.
     async fn audit(&self, action: &str, model: &str, detail: Value) {
-        let event = NewAuditEvent {
-            correlation_id: None,
-            tenant_id: None,
-            actor_type: "system".to_owned(),
-            actor_id: self.worker.to_string(),
-            action: action.to_owned(),
-            resource_type: "model".to_owned(),
-            resource_id: model.to_owned(),
-            detail: Some(detail),
-            ip_address: None,
-            user_agent: None,
-        };
+        let resource = ("model", model);
+        let event = NewAuditEvent::by_the_system(self.worker.to_string(), action, resource, detail);
         if let Err(error) = audit::append(&self.pool, &event).await {
             tracing::error!(%error, action, "the audit log could not be written");
         }
@@ -267,5 +262,38 @@ impl ModelRegistry {
         };
         models::end_copy(&self.pool, &announced.model, token, manifest.as_ref()).await?;
         Ok(copied?)
+    }
+}
+
+/// What is pulled for a worker that may offer only these: what they mean, and the parts that models of their stages need.
+fn with_components(capabilities: &[CapabilityFilter]) -> Vec<CapabilityFilter> {
+    let parts = catalogue::entries().iter().filter(|entry| {
+        let mut stages = capabilities.iter().map(|filter| filter.stage);
+        entry.component && stages.any(|stage| stage == entry.stage)
+    });
+    let parts = parts.map(|entry| CapabilityFilter {
+        stage: entry.stage,
+        engine: Some(entry.engine.clone()),
+        model: None,
+    });
+    capabilities.iter().cloned().chain(parts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    #[test]
+    fn a_worker_for_speakers_pulls_the_parts_its_models_need_too() {
+        assert_eq!(with_components(&[]), []);
+        let only = ["diarize/pyannote".parse::<CapabilityFilter>().unwrap()];
+        let wanted = with_components(&only);
+        let fits = |id: &str| {
+            let offer = catalogue::entry(id).unwrap().offered("cpu", 0);
+            wanted.iter().any(|filter| filter.fits(&offer.capability))
+        };
+        assert!(fits("pyannote-segmentation-nano") && fits("wespeaker-nano"));
+        assert!(!fits("whisper-nano"));
     }
 }

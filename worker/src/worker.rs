@@ -87,6 +87,7 @@ impl Worker {
             hub: config.hub.clone(),
             interval: config.model_scan_interval.min(REGISTRY_INTERVAL),
             source: config.model_source,
+            capabilities: config.capabilities.clone(),
             offer: offer.clone(),
             changed: Arc::clone(&changed),
         };

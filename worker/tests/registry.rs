@@ -21,17 +21,7 @@ fn nano() -> PathBuf {
 /// A hub that has the nano weights as a repository that the catalogue does not know.
 async fn hub() -> HubServer {
     let hub = HubServer::start().await;
-    for path in [
-        "config.json",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        ENCODER,
-        "onnx/decoder_model_merged_quantized.onnx",
-    ] {
-        hub.add(MODEL, path, &std::fs::read(nano().join(path)).unwrap());
-    }
+    hub.add_whisper(MODEL);
     hub
 }
 

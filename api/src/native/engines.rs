@@ -1,15 +1,17 @@
 //! `/v1/engines`: what runs here, from what the workers announced. A busy engine is running, not unhealthy.
 
+mod missing;
+
 use std::collections::BTreeMap;
 
 use dalston_schema::Stage;
 use dalston_schema::capability::OfferedCapability;
 use dalston_schema::catalogue;
-use dalston_schema::db::queue::{self, QueueDepth};
 use dalston_schema::db::workers::{self, Worker};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
+use self::missing::MissingCapability;
 use crate::auth::{Caller, Permission};
 use crate::document::Tag;
 use crate::error::ApiError;
@@ -171,23 +173,6 @@ pub struct CapabilityObject {
     execution_provider: Option<String>,
 }
 
-/// Something that tasks wait for and no live worker can do.
-#[derive(Debug, Object)]
-pub struct MissingCapability {
-    /// Stage.
-    stage: String,
-    /// Engine; null for a stage without a model.
-    engine_id: Option<String>,
-    /// Model; null for a stage without a model.
-    model_id: Option<String>,
-    /// Tasks that wait for it.
-    waiting_tasks: i64,
-    /// Seconds the oldest has waited.
-    oldest_wait_seconds: Option<f64>,
-    /// How to add it.
-    remedy: String,
-}
-
 /// What can be done here now.
 #[derive(Debug, Object)]
 pub struct Capabilities {
@@ -237,10 +222,9 @@ impl EnginesApi {
             stage.supports_native_streaming |= offer.streaming;
         }
         let formats = ["wav", "flac", "mp3", "m4a", "ogg", "webm"];
-        let missing = queue::depths(&self.0.pool).await?;
         Ok(Json(Capabilities {
             capabilities: offered.iter().map(capability).collect(),
-            missing: missing.iter().filter_map(missing_capability).collect(),
+            missing: missing::read(&self.0.pool, self.0.config.hub.offline).await?,
             stages: stages.into_iter().collect(),
             max_audio_duration_s: Some(dalston_audio::AudioLimits::default().max_duration),
             supported_formats: formats.map(str::to_owned).to_vec(),
@@ -266,37 +250,6 @@ fn capability(offer: &OfferedCapability) -> CapabilityObject {
         max_audio_duration_s: offer.max_audio_seconds,
         device: offer.device.clone(),
         execution_provider: some(&offer.execution_provider),
-    }
-}
-
-/// A queue that has work and nobody to do it.
-fn missing_capability(queue: &QueueDepth) -> Option<MissingCapability> {
-    let waiting_tasks = queue.ready + queue.scheduled + queue.held;
-    (queue.workers == 0 && waiting_tasks > 0).then(|| MissingCapability {
-        stage: queue.stage.clone(),
-        engine_id: some(&queue.engine),
-        model_id: some(&queue.model),
-        waiting_tasks,
-        oldest_wait_seconds: queue.oldest_wait_seconds,
-        remedy: remedy(queue),
-    })
-}
-
-fn remedy(queue: &QueueDepth) -> String {
-    let QueueDepth { stage, model, .. } = queue;
-    match catalogue::entry(model) {
-        _ if model.is_empty() => {
-            format!("Start a worker that offers {stage}: `dalston worker --capabilities {stage}`")
-        }
-        Some(entry) if !entry.bundled => format!(
-            "Pull the model with `dalston models pull {model}` (or POST /v1/models/{model}/pull), or start a worker that has it"
-        ),
-        Some(_) => format!(
-            "{model} comes with Dalston: start a worker that offers {stage}, for example `dalston worker --capabilities {stage}`"
-        ),
-        None => format!(
-            "Import or pull {model} on a worker, or start the worker that had it; `dalston models list` names what is there"
-        ),
     }
 }
 

@@ -119,6 +119,8 @@ pub fn api_config(config: &Config, database: &Database) -> anyhow::Result<ApiCon
         } else {
             WhenMissing::FailFast
         },
+        // Where models must not use the network no pull is asked for: it would only fail.
+        pull_needed: config.pull_needed && !config.offline,
         unserved_wait: config.engine_wait.unwrap_or(defaults.unserved_wait),
         chunking: Chunking {
             target_seconds: config.chunk_target,

@@ -113,13 +113,19 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",
                 Kind::Choice(&["fail_fast", "wait"]),
                 "fail_fast",
-                "a job whose model no worker has is refused at once, or waits for a worker",
+                "a job whose model no worker has is refused at once, or waits for one that has it",
+            ),
+            setting(
+                "DALSTON_PULL_NEEDED_MODELS",
+                Kind::Flag,
+                "true",
+                "where jobs wait: a model of the catalogue that one waits for is pulled by a worker",
             ),
             setting(
                 "DALSTON_ENGINE_WAIT_TIMEOUT_SECONDS",
                 Kind::Decimal(0.0, 86_400.0),
                 "",
-                "seconds a request waits for a first worker (fail_fast; unset: 10) or a job for its model (wait; unset: 300)",
+                "seconds a request waits for a first worker (fail_fast; unset: 10) or a job for its model (wait; unset: 300), longer while it is being pulled",
             ),
             setting(
                 "DALSTON_CHUNK_TARGET_SECONDS",

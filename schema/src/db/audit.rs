@@ -32,6 +32,30 @@ pub struct NewAuditEvent {
     pub user_agent: Option<String>,
 }
 
+impl NewAuditEvent {
+    /// Something that no caller did: `actor` is the process or worker.
+    #[must_use]
+    pub fn by_the_system(
+        actor: String,
+        action: &str,
+        resource: (&str, &str),
+        detail: Value,
+    ) -> Self {
+        Self {
+            correlation_id: None,
+            tenant_id: None,
+            actor_type: "system".to_owned(),
+            actor_id: actor,
+            action: action.to_owned(),
+            resource_type: resource.0.to_owned(),
+            resource_id: resource.1.to_owned(),
+            detail: Some(detail),
+            ip_address: None,
+            user_agent: None,
+        }
+    }
+}
+
 /// A remembered event.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct AuditEvent {

@@ -1,6 +1,8 @@
 //! The registry of models: what was asked for, how far pulls are, what workers and the object store have. The catalogue
 //! is not in it; a model that nobody touched and no worker has is not known here.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -8,6 +10,8 @@ use sqlx::types::Json;
 
 use super::statement::{self, Statement};
 use super::{DbError, PgPool};
+use crate::capability::CapabilityFilter;
+use crate::catalogue::{Entry, Precision};
 use crate::ids::WorkerId;
 
 /// A model on a worker's disk, as the worker announces it.
@@ -190,18 +194,51 @@ pub async fn request_pull(
     })
 }
 
-/// Takes the pull that has waited longest, under a lease.
+/// Models that tasks wait for while no worker offers them.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn needed(pool: &PgPool) -> Result<Vec<String>, DbError> {
+    statement::values("select * from needed_models()")
+        .all(pool)
+        .await
+}
+
+/// Queues the pull of a model that tasks wait for. False when it is under way, or ended less than `pause` ago.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn pull_needed(pool: &PgPool, entry: &Entry, pause: Duration) -> Result<bool, DbError> {
+    statement::values("select pull_needed_model($1, $2, $3, $4, $5)")
+        .bind(&entry.id)
+        .bind(&entry.engine)
+        .bind(entry.stage.as_str())
+        .bind(to_bigint(entry.size_bytes(Precision::default())))
+        .bind(pause.as_secs_f64())
+        .one(pool)
+        .await
+}
+
+/// Takes the pull that has waited longest, under a lease; of those a worker would offer that offers only `wanted`, or of
+/// all when that is empty.
 ///
 /// # Errors
 /// Database trouble only.
 pub async fn claim_pull(
     pool: &PgPool,
     worker: WorkerId,
+    wanted: &[CapabilityFilter],
     lease_seconds: f64,
 ) -> Result<Option<ClaimedPull>, DbError> {
-    statement::rows("select id, transfer, force, stored from claim_model_pull($1, $2)")
+    let stages: Vec<&str> = wanted.iter().map(|filter| filter.stage.as_str()).collect();
+    let engines: Vec<Option<&str>> = wanted.iter().map(|f| f.engine.as_deref()).collect();
+    let models: Vec<Option<&str>> = wanted.iter().map(|f| f.model.as_deref()).collect();
+    statement::rows("select id, transfer, force, stored from claim_model_pull($1, $2, $3, $4, $5)")
         .bind(worker)
         .bind(lease_seconds)
+        .bind(stages)
+        .bind(engines)
+        .bind(models)
         .optional(pool)
         .await
 }

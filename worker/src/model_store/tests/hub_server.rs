@@ -1,6 +1,7 @@
 //! A model hub on loopback that can be told to misbehave: it speaks just enough HTTP to be cut off mid-body.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sha1::{Digest, Sha1};
@@ -71,6 +72,22 @@ impl HubServer {
         let mut state = self.state.lock().unwrap();
         let files = state.repositories.entry(repository.to_owned()).or_default();
         files.insert(path.to_owned(), contents.to_vec());
+    }
+
+    /// A repository with the bundled Whisper's files.
+    pub fn add_whisper(&self, repository: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engines/models/whisper-nano");
+        for path in [
+            "config.json",
+            "generation_config.json",
+            "preprocessor_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "onnx/encoder_model_quantized.onnx",
+            "onnx/decoder_model_merged_quantized.onnx",
+        ] {
+            self.add(repository, path, &std::fs::read(folder.join(path)).unwrap());
+        }
     }
 
     /// Queues faults for a request path; later requests are answered well.
