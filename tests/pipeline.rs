@@ -174,6 +174,16 @@ async fn progress_only_grows_and_the_estimate_holds_from_a_fifth_on() {
         (body["status"] == "completed").then_some(())
     })
     .await;
+    let told_live: Vec<Value> = sqlx::query_scalar(
+        "select body->'eta_seconds' from job_history
+           where job_id = $1::uuid and type = 'progress' and body->>'stage' = 'transcribe'",
+    )
+    .bind(&job)
+    .fetch_all(&product.database)
+    .await
+    .unwrap();
+    assert!(told_live.len() >= 10, "{told_live:?}");
+    assert!(told_live.iter().all(Value::is_number), "{told_live:?}");
     let end = seen[seen.len() - 1].0;
     assert!(
         seen.windows(2).all(|pair| pair[0].1 <= pair[1].1),

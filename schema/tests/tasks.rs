@@ -408,6 +408,9 @@ async fn heartbeats_extend_leases_and_record_progress_that_only_grows() {
         .collect();
     assert_eq!(progress.len(), 1);
     assert!((progress[0].body["progress"].as_f64().unwrap() - 0.45).abs() < 1e-9);
+    // Half of it took as long as it has been claimed.
+    let left = progress[0].body["eta_seconds"].as_f64().unwrap();
+    assert!((0.0..60.0).contains(&left), "{left}");
 
     let stranger = tasks::extend(&pool, WorkerId::generate(), &beat(50.0), 300.0)
         .await

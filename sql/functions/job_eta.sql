@@ -1,5 +1,6 @@
 -- job_eta: seconds until a running job is expected to be done. Each model stage goes on at the rate it has had since its
--- first task began, and the slowest decides; null while none has got anywhere. Called by the view job_details.
+-- first task began, and the slowest decides; null while none has got anywhere. Called by the view job_details and by
+-- extend_leases.
 create or replace function job_eta(p_job uuid, p_status text) returns double precision
 language sql stable
 as $$

@@ -19,10 +19,12 @@ const PATIENCE: u32 = 5;
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// The stage that reports, for example `transcribe`.
+    /// The stage that reports, or of which a task has ended, for example `transcribe`.
     pub stage: String,
-    /// Share done, 0 to 1, when the stage knows it.
+    /// Share of the job that is done, 0 to 1, when that is told.
     pub share: Option<f64>,
+    /// Time until the job is expected to be done, when that is known.
+    pub left: Option<Duration>,
 }
 
 /// Whether a job in this state will not change any more.
@@ -123,10 +125,14 @@ fn progress(name: &str, data: &Value) -> Option<Progress> {
         "progress" => Some(Progress {
             stage,
             share: data["progress"].as_f64().map(|share| share.clamp(0.0, 1.0)),
+            left: data["eta_seconds"]
+                .as_f64()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         }),
         "task.completed" => Some(Progress {
             stage,
-            share: Some(1.0),
+            share: None,
+            left: None,
         }),
         _ => None,
     }
@@ -236,12 +242,13 @@ mod tests {
 
     #[test]
     fn progress_stays_within_its_bounds() {
-        let over = progress("progress", &json!({"stage": "transcribe", "progress": 1.2}));
+        let over = json!({"stage": "transcribe", "progress": 1.2, "eta_seconds": 2.5});
         assert_eq!(
-            over,
+            progress("progress", &over),
             Some(Progress {
                 stage: "transcribe".to_owned(),
-                share: Some(1.0)
+                share: Some(1.0),
+                left: Some(Duration::from_millis(2500)),
             })
         );
         assert_eq!(progress("job.running", &json!({"status": "running"})), None);

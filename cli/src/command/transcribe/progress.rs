@@ -6,6 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::client::events::Progress;
 use crate::client::upload::Source;
+use crate::print;
 
 /// Steps of a bar that shows a share.
 const STEPS: u64 = 1000;
@@ -61,21 +62,25 @@ impl Bar {
     /// The upload is done and the job waits for a worker.
     pub fn waiting(&self) {
         self.bar
-            .set_style(style("{prefix}  {spinner} {elapsed} waiting"));
+            .set_style(style("{prefix}  {spinner} {elapsed} {msg}"));
+        self.bar.set_message("waiting");
         self.bar.enable_steady_tick(Duration::from_millis(120));
     }
 
     /// The job got further.
     pub fn advance(&self, progress: &Progress) {
-        self.bar.set_message(progress.stage.clone());
+        self.bar.set_message(match progress.left {
+            Some(left) => {
+                let left = print::duration(left.as_secs_f64());
+                format!("{}, {left} left", progress.stage)
+            }
+            None => progress.stage.clone(),
+        });
         if let Some(share) = progress.share {
             self.bar
                 .set_style(style("{prefix}  {bar:30} {percent}% {elapsed} {msg}"));
             self.bar.set_length(STEPS);
             self.bar.set_position((share * STEPS as f64) as u64);
-        } else {
-            self.bar
-                .set_style(style("{prefix}  {spinner} {elapsed} {msg}"));
         }
     }
 
@@ -107,12 +112,24 @@ mod tests {
     }
 
     #[test]
-    fn a_share_moves_the_bar() {
+    fn a_share_moves_the_bar_and_the_time_left_is_told() {
         let bar = Bars::new(true).add(&Source::Url("http://host/a.wav".to_owned()));
         bar.advance(&Progress {
             stage: "transcribe".to_owned(),
             share: Some(0.25),
+            left: Some(Duration::from_secs(75)),
         });
         assert_eq!((bar.bar.position(), bar.bar.length()), (250, Some(1000)));
+        assert_eq!(bar.bar.message(), "transcribe, 1:15 left");
+        bar.advance(&Progress {
+            stage: "align".to_owned(),
+            share: None,
+            left: None,
+        });
+        // The end of a task says nothing about the whole.
+        assert_eq!(
+            (bar.bar.position(), bar.bar.message().as_str()),
+            (250, "align")
+        );
     }
 }
