@@ -25,11 +25,10 @@ async fn product(hub: &HubServer, wait_seconds: &str, more: &[(&str, &str)]) -> 
 async fn missing(product: &Product, status: &str) -> Value {
     eventually(&format!("a missing model that is {status}"), async || {
         let capabilities = product.get("/v1/engines/capabilities").await;
-        let missing = capabilities["missing"].as_array()?.iter();
+        let mut missing = capabilities["missing"].as_array()?.iter();
         missing
-            .filter(|missing| missing["model_id"] == MODEL && missing["model_status"] == status)
+            .find(|missing| missing["model_id"] == MODEL && missing["model_status"] == status)
             .cloned()
-            .next()
     })
     .await
 }
