@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::product::{Product, repository, words};
+use crate::product::{Product, eventually, repository, words};
 use crate::recordings::{self, dialogue, samples, utterance};
 
 /// A recording with what is said in it.
@@ -160,6 +160,33 @@ async fn what_is_not_audio_is_refused_at_once_with_the_remedy() {
         .await
         .unwrap();
     assert_eq!(jobs, 0);
+}
+
+#[tokio::test]
+async fn metrics_tell_how_long_tasks_of_all_workers_waited_and_ran() {
+    let mut product = product_with_a_worker().await;
+    product.start_worker().await;
+    for _ in 0..3 {
+        let job = product.submit_load("seconds=0.2").await;
+        product.wait_completed(&job).await;
+    }
+    // One of them stops, and what it has seen stays.
+    assert!(product.workers.remove(0).stop().await.success());
+    for stage in ["prepare", "transcribe", "merge"] {
+        let ended = format!("stage=\"{stage}\",status=\"completed\"");
+        for line in [
+            format!("dalston_engine_queue_wait_seconds_count{{stage=\"{stage}\"}} 3"),
+            format!("dalston_engine_tasks_processed_total{{{ended}}} 3"),
+            format!("dalston_engine_task_duration_seconds_count{{{ended}}} 3"),
+        ] {
+            eventually(&format!("{line} in /metrics"), async || {
+                let answer = product.request(reqwest::Method::GET, "/metrics").send();
+                let text = answer.await.ok()?.text().await.ok()?;
+                text.lines().any(|found| found == line).then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test]

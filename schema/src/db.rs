@@ -9,6 +9,7 @@ pub mod events;
 pub mod jobs;
 pub mod keys;
 pub mod maintenance;
+pub mod measures;
 pub mod migrate;
 pub mod models;
 pub mod notify;

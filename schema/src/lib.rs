@@ -12,6 +12,7 @@ pub mod catalogue;
 pub mod db;
 pub mod ids;
 pub mod job;
+pub mod measure;
 pub mod storage;
 pub mod task;
 pub mod transcript;

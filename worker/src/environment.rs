@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::config::WorkerConfig;
 use crate::languages::Languages;
 use crate::lease::Leases;
+use crate::measures::Measures;
 use crate::models::Models;
 use crate::registration::Offer;
 use crate::scratch::Scratch;
@@ -32,6 +33,8 @@ pub struct Environment {
     pub scratch: Scratch,
     /// What this worker offers now.
     pub offer: watch::Receiver<Offer>,
+    /// What is measured.
+    pub measures: Measures,
     /// The models tasks take.
     pub models: Models,
     /// Languages of files in work.

@@ -6,9 +6,9 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use dalston_schema::Stage;
+use dalston_schema::db::DbError;
 use dalston_schema::db::tasks::{self, Completion, Outcome};
-use dalston_schema::db::{DbError, jobs};
+use dalston_schema::measure::Measure;
 use dalston_schema::task::{ClaimedTask, Lease};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -57,11 +57,10 @@ pub async fn execute(environment: &Environment, task: ClaimedTask, held: HeldLea
         let seconds = started.elapsed().as_secs_f64();
         log(&task, &record, seconds);
         write(environment, &held, record).await;
-        let stage = task.stage.as_str();
-        metrics::counter!("dalston_tasks_total", "stage" => stage, "outcome" => outcome)
-            .increment(1);
-        metrics::histogram!("dalston_task_seconds", "stage" => stage, "outcome" => outcome)
-            .record(seconds);
+        let labels = [("stage", task.stage.as_str()), ("status", outcome)];
+        let measures = &environment.measures;
+        measures.count(Measure::TasksProcessed, &labels, 1);
+        measures.observe(Measure::TaskDuration, &labels, seconds);
     }
     .instrument(span)
     .await;
@@ -73,12 +72,19 @@ async fn run_stage(
     task: &ClaimedTask,
     held: &HeldLease,
 ) -> StageResult<Completion> {
-    let read_job = || jobs::get_unscoped(&environment.pool, task.job_id);
-    let Some(job) = wait_out(&held.stop, read_job).await? else {
+    let begin = || tasks::begin(&environment.pool, task.job_id, held.lease);
+    let Some(begun) = wait_out(&held.stop, begin).await? else {
         // Deleted meanwhile; its tasks went with it.
         held.stop.stop(StopReason::LeaseLost);
         return Err(StageError::Stopped);
     };
+    if let Some(waited) = begun.waited_seconds {
+        let labels = [("stage", task.stage.as_str())];
+        environment
+            .measures
+            .observe(Measure::QueueWait, &labels, waited);
+    }
+    let job = begun.job;
     let limit = time_limit(job.audio_duration_seconds);
     let scratch = environment.scratch.task(task.id)?;
     let context = TaskContext {
@@ -258,18 +264,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "panic without a message".to_owned())
-}
-
-/// Counts seconds of audio against seconds of work, for the realtime factor.
-pub fn record_realtime_factor(stage: Stage, model: &str, audio_seconds: f64, seconds: f64) {
-    if audio_seconds > 0.0 {
-        metrics::histogram!(
-            "dalston_realtime_factor",
-            "stage" => stage.as_str(),
-            "model" => model.to_owned(),
-        )
-        .record(seconds / audio_seconds);
-    }
 }
 
 #[cfg(test)]

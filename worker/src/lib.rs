@@ -17,6 +17,7 @@ pub mod lease;
 mod live_text;
 pub mod load_engine;
 pub mod maintenance;
+pub mod measures;
 pub mod model_pool;
 pub mod model_registry;
 pub mod model_store;

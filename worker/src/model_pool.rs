@@ -196,8 +196,6 @@ impl<M: Clone + Send + Sync + 'static> ModelPool<M> {
             };
             let model = (pool.shared.load)(&owned_key)?;
             let seconds = started.elapsed().as_secs_f64();
-            metrics::histogram!("dalston_model_load_seconds", "model" => owned_key.model.clone())
-                .record(seconds);
             tracing::info!(
                 model = owned_key.model,
                 engine = owned_key.engine,

@@ -4,15 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dalston_engines::registry::{self, LoadOptions, LoadedModel, ModelDescription};
 use dalston_engines::{Device, Runtime};
 use dalston_schema::Stage;
 use dalston_schema::capability::OfferedCapability;
 use dalston_schema::db::models::AnnouncedModel;
+use dalston_schema::measure::Measure;
 use tokio::sync::watch;
 
 use crate::failure::{StageError, StageResult};
+use crate::measures::Measures;
 use crate::model_pool::{ModelInMemory, ModelKey, ModelPool, PooledModel};
 use crate::model_store::InstalledModel;
 use crate::registration::Offer;
@@ -161,11 +164,16 @@ impl Models {
         threads: usize,
         budget: u64,
         offer: watch::Receiver<Offer>,
+        measures: Measures,
     ) -> Self {
         let (runtime, on_disk) = (runtime.clone(), offer.clone());
         let pool = ModelPool::new(budget, move |key| {
             let model = present(&on_disk, key)?;
-            load(&runtime, threads, &model.installed)
+            let started = Instant::now();
+            let loaded = load(&runtime, threads, &model.installed)?;
+            let seconds = started.elapsed().as_secs_f64();
+            measures.observe(Measure::ModelLoad, &[("model", &key.model)], seconds);
+            Ok(loaded)
         });
         Self { pool, offer }
     }

@@ -19,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::config::WorkerConfig;
 use crate::lease::Leases;
 use crate::load_engine;
+use crate::measures::Measures;
 use crate::model_store::ModelStore;
 use crate::models::{self, Models, PresentModel, PresentModels};
 
@@ -60,6 +61,8 @@ pub struct Registration {
     pub leases: Leases,
     /// For heartbeats: what is loaded.
     pub models: Models,
+    /// Handed in with heartbeats.
+    pub measures: Measures,
 }
 
 impl Registration {
@@ -102,6 +105,9 @@ impl Registration {
                         next_scan = now;
                     }
                     Err(error) => tracing::debug!(%error, "a worker heartbeat failed"),
+                }
+                if let Err(error) = self.measures.hand_in(&self.pool).await {
+                    tracing::debug!(%error, "measures could not be handed in");
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dalston_engines::{Runtime, RuntimeOptions};
-use dalston_schema::db::{PgPool, queue, workers};
+use dalston_schema::db::{queue, workers};
 use dalston_schema::{Storage, WorkerId, db};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::environment::Environment;
 use crate::languages::Languages;
 use crate::lease::{LeaseTimes, Leases};
 use crate::maintenance;
+use crate::measures::Measures;
 use crate::model_registry::ModelRegistry;
 use crate::model_store::ModelStore;
 use crate::models::Models;
@@ -70,11 +71,13 @@ impl Worker {
         let pool = db::connect(&config.database).context("reading the database URL")?;
         let (offer_sender, offer) = watch::channel(Offer::default());
         let leases = Leases::default();
+        let measures = Measures::default();
         let models = Models::new(
             &runtime,
             config.threads_per_model.get(),
             config.model_memory_budget,
             offer.clone(),
+            measures.clone(),
         );
         let worker = WorkerId::generate();
         let speech = SpeechFinder::new(runtime.clone(), store.root().join(VAD_MODEL));
@@ -101,6 +104,7 @@ impl Worker {
             changed,
             leases: leases.clone(),
             models: models.clone(),
+            measures: measures.clone(),
         };
         let environment = Arc::new(Environment {
             config,
@@ -111,6 +115,7 @@ impl Worker {
             leases,
             scratch,
             offer,
+            measures,
             models,
             languages: Languages::default(),
             speech,
@@ -167,7 +172,7 @@ impl Worker {
         end.cancel();
         loops.close();
         loops.wait().await;
-        deregister(&environment.pool, environment.worker).await;
+        deregister(&environment).await;
     }
 }
 
@@ -256,10 +261,15 @@ async fn finish(environment: &Environment, tasks: &TaskTracker) {
     }
 }
 
-/// Forgets this worker, if the database answers; otherwise the maintenance of another does.
-async fn deregister(pool: &PgPool, worker: WorkerId) {
-    let deregistered =
-        tokio::time::timeout(Duration::from_secs(5), workers::deregister(pool, worker)).await;
+/// Hands in the last measures and forgets this worker, if the database answers; otherwise the maintenance of another
+/// forgets it.
+async fn deregister(environment: &Environment) {
+    let Environment { pool, worker, .. } = environment;
+    let leaving = async {
+        environment.measures.hand_in(pool).await?;
+        workers::deregister(pool, *worker).await
+    };
+    let deregistered = tokio::time::timeout(Duration::from_secs(5), leaving).await;
     match deregistered {
         Ok(Ok(())) => tracing::info!(worker.id = %worker, "worker {worker} has stopped"),
         Ok(Err(error)) => tracing::warn!(%error, "the worker could not be deregistered"),

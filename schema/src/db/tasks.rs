@@ -10,6 +10,7 @@ use super::jobs::{Retried, Scope};
 use super::statement::{self, Statement};
 use super::{DbError, PgPool, notify};
 use crate::ids::{JobId, TaskId, WorkerId};
+use crate::job::Job;
 use crate::task::{ClaimedTask, FinishedTask, Lease, NewTask, Progress, Task};
 use crate::transcript::{Transcript, TranscriptStats};
 
@@ -90,6 +91,32 @@ pub async fn claim(
     .bind(limit)
     .bind(lease_seconds)
     .all(pool)
+    .await
+}
+
+/// What a claimed task begins with.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct BegunTask {
+    /// Its job.
+    #[sqlx(flatten)]
+    pub job: Job,
+    /// Seconds it could be claimed before it was; `None` when its lease is lost.
+    pub waited_seconds: Option<f64>,
+}
+
+/// Reads what a claimed task begins with; `None` when its job was deleted.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn begin(pool: &PgPool, job: JobId, lease: Lease) -> Result<Option<BegunTask>, DbError> {
+    statement::rows(
+        "select j.*, (select extract(epoch from r.started_at - r.ready_at)::double precision
+                        from running_tasks r where r.lease = $2) as waited_seconds
+           from job_details j where j.id = $1",
+    )
+    .bind(job)
+    .bind(lease.token)
+    .optional(pool)
     .await
 }
 

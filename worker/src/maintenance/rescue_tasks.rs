@@ -2,6 +2,7 @@
 //! fairness clock moving.
 
 use dalston_schema::db::maintenance;
+use dalston_schema::measure::Measure;
 
 use super::Rest;
 use crate::environment::Environment;
@@ -20,8 +21,10 @@ pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
             rescued.retried + rescued.failed,
             rescued.failed
         );
-        metrics::counter!("dalston_tasks_rescued_total")
-            .increment(u64::try_from(rescued.retried + rescued.failed).unwrap_or(0));
+        let taken = i64::from(rescued.retried + rescued.failed);
+        environment
+            .measures
+            .count(Measure::TasksTimedOut, &[], taken);
     }
     let promoted = maintenance::promote_scheduled(pool, LIMIT).await?;
     maintenance::advance_fair_clock(pool).await?;

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use super::portion::Portion;
 use super::transcribe::word;
 use super::{TaskContext, answer, blocking, channel_file, prepared, response};
-use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelKey;
 
@@ -133,7 +132,10 @@ pub async fn align(
     })
     .await?;
     let seconds = started.elapsed().as_secs_f64();
-    record_realtime_factor(Stage::Align, &key.model, length, seconds);
+    context
+        .environment
+        .measures
+        .observe_speed(Stage::Align, &key.model, length, seconds);
     Ok(timed(plain_answer, &alignment, method(context, key)))
 }
 

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::portion::Portion;
 use super::{TaskContext, answer, blocking, channel_file, prepared};
 use crate::coverage::total;
-use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelKey;
 use crate::stage::transcribe::plain;
@@ -100,7 +99,10 @@ pub async fn diarize(
     })
     .await?;
     let seconds = started.elapsed().as_secs_f64();
-    record_realtime_factor(Stage::Diarize, &key.model, duration, seconds);
+    context
+        .environment
+        .measures
+        .observe_speed(Stage::Diarize, &key.model, duration, seconds);
     Ok(DiarizeResponse {
         engine: response.engine,
         model: response.model,

@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use super::portion::Portion;
 use super::{TaskContext, answer, blocking, channel_file, prepared};
 use crate::coverage::Interval;
-use crate::execute::record_realtime_factor;
 use crate::failure::{StageError, StageResult};
 use crate::languages::Heard;
 use crate::live_text;
@@ -49,7 +48,7 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     } else {
         transcribe(context, &request, audio, &portion).await?
     };
-    record_realtime_factor(
+    context.environment.measures.observe_speed(
         context.task.stage,
         &context.task.model,
         request

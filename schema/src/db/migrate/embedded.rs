@@ -29,10 +29,12 @@ pub(super) const MIGRATIONS: &[SqlFile] = files!["migrations":
     "0013_job_events_queue",
     "0014_capability_details",
     "0015_models",
+    "0016_measures",
 ];
 
 /// One function each, named like its file; replaced whenever a file changes.
 pub(super) const FUNCTIONS: &[SqlFile] = files!["functions":
+    "add_measures",
     "add_tasks",
     "advance_fair_clock",
     "announce_models",
