@@ -14,6 +14,7 @@ pub mod fbank;
 mod features;
 pub mod grid;
 pub mod known;
+mod one_graph;
 mod prefix_stream;
 pub mod reconstruction;
 pub mod segmentation;

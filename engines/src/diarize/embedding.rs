@@ -10,13 +10,13 @@ use ort::session::Session;
 use ort::value::TensorRef;
 
 use super::fbank::Fbank;
-use super::segmentation::{description, graph_file};
+use super::one_graph::{OneGraph, description};
 use crate::audio_source::SAMPLE_RATE;
 use crate::error::{EngineError, Result};
 use crate::graph::interface::{Interface, Port};
-use crate::model_folder::{Precision, file_bytes};
+use crate::model_folder::Precision;
 use crate::registry::{EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};
-use crate::session::{Device, RunGuard, Runtime, SessionOptions};
+use crate::session::{Device, RunGuard, Runtime};
 
 /// The engine as the registry lists it.
 pub const SPEC: EngineSpec = EngineSpec {
@@ -35,13 +35,10 @@ const PORTS: (&str, &str) = ("feats", "embs");
 const SAMPLE_SCALE: f32 = 32_768.0;
 
 fn recognizes(folder: &Path) -> bool {
-    graph_file(folder, Precision::Auto)
-        .ok()
-        .and_then(|(_, path)| Interface::read(&path).ok())
-        .is_some_and(|interface| {
-            let named = |ports: &[Port], name: &str| ports.iter().any(|port| port.name == name);
-            named(&interface.inputs, PORTS.0) && named(&interface.outputs, PORTS.1)
-        })
+    OneGraph::open(folder, Precision::Auto).is_ok_and(|graph| {
+        let named = |ports: &[Port], name: &str| ports.iter().any(|port| port.name == name);
+        named(&graph.interface.inputs, PORTS.0) && named(&graph.interface.outputs, PORTS.1)
+    })
 }
 
 fn describe(folder: &Path, precision: Precision, _device: Device) -> Result<ModelDescription> {
@@ -69,21 +66,12 @@ impl SpeakerEmbedding {
     /// [`EngineError::ModelFileMissing`], [`EngineError::ModelInvalid`] for features this program does not compute,
     /// [`EngineError::Graph`].
     pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<Self> {
-        let (_, path) = graph_file(folder, options.precision)?;
-        let invalid = |message: String| EngineError::ModelInvalid {
-            path: path.clone(),
-            message,
-        };
-        let interface = Interface::read(&path).map_err(|error| invalid(error.to_string()))?;
-        let fbank = features(&interface).map_err(invalid)?;
-        let session = SessionOptions {
-            threads: options.threads,
-            ..SessionOptions::default()
-        };
+        let graph = OneGraph::open(folder, options.precision)?;
+        let fbank = features(&graph.interface).map_err(|message| graph.invalid(message))?;
         Ok(Self(Arc::new(Model {
-            session: Mutex::new(runtime.session(&path, &session)?),
+            session: Mutex::new(graph.session(runtime, options)?),
             fbank,
-            weight_bytes: file_bytes(&path),
+            weight_bytes: graph.weight_bytes(),
         })))
     }
 

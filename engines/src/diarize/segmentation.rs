@@ -11,12 +11,13 @@ use ort::value::TensorRef;
 
 use super::classes::{Classes, MAX_TRACKS, Tracks};
 use super::grid::WindowGrid;
+use super::one_graph::{OneGraph, description, session_options};
 use super::prefix_stream::{Prefix, PrefixStream};
 use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::error::{EngineError, Result};
 use crate::graph::interface::Interface;
 use crate::graph::shared_prefix;
-use crate::model_folder::{Json, Precision, choose_graph, file_bytes};
+use crate::model_folder::{Json, Precision};
 use crate::registry::{EngineSpec, LoadOptions, LoadedModel, ModelDescription, Stage};
 use crate::session::{Device, RunGuard, Runtime, SessionOptions};
 
@@ -112,44 +113,11 @@ fn recognizes(folder: &Path) -> bool {
             .is_some_and(|kind| kind == MODEL_TYPE)
     });
     let by_metadata = || {
-        let (_, path) = graph_file(folder, Precision::Auto).ok()?;
-        let interface = Interface::read(&path).ok()?;
-        let kind = interface.metadata.get("model_type")?;
+        let graph = OneGraph::open(folder, Precision::Auto).ok()?;
+        let kind = graph.interface.metadata.get("model_type")?;
         Some(kind.starts_with(METADATA_TYPE))
     };
     by_config || by_metadata().unwrap_or(false)
-}
-
-/// The graph to run: 8-bit weights gain little in so small a model, so they run only when asked for or alone.
-pub(super) fn graph_file(
-    folder: &Path,
-    precision: Precision,
-) -> Result<(Precision, std::path::PathBuf)> {
-    // The device that prefers float.
-    choose_graph(folder, "model", precision, Device::Cuda)
-}
-
-/// What a model of the stage is, from its files.
-pub(super) fn description(
-    spec: &EngineSpec,
-    folder: &Path,
-    precision: Precision,
-    component: bool,
-) -> Result<ModelDescription> {
-    let (precision, path) = graph_file(folder, precision)?;
-    Ok(ModelDescription {
-        engine: spec.id,
-        stage: spec.stage,
-        languages: Vec::new(),
-        translates: false,
-        native_words: false,
-        alignment_method: None,
-        vocabulary: "none",
-        component,
-        streaming: false,
-        precision,
-        weight_bytes: file_bytes(&path),
-    })
 }
 
 fn describe(folder: &Path, precision: Precision, _device: Device) -> Result<ModelDescription> {
@@ -183,28 +151,21 @@ impl SpeakerSegmentation {
     /// [`EngineError::ModelFileMissing`], [`EngineError::ModelInvalid`] when it is no segmentation model,
     /// [`EngineError::Graph`].
     pub fn load(runtime: &Runtime, folder: &Path, options: &LoadOptions) -> Result<Self> {
-        let (_, path) = graph_file(folder, options.precision)?;
-        let invalid = |message: String| EngineError::ModelInvalid {
-            path: path.clone(),
-            message,
-        };
-        let interface = Interface::read(&path).map_err(|error| invalid(error.to_string()))?;
-        let config = SegmentationConfig::read(folder, &interface)?;
-        let session_options = SessionOptions {
-            threads: options.threads,
-            ..SessionOptions::default()
-        };
-        let mut session = runtime.session(&path, &session_options)?;
+        let graph = OneGraph::open(folder, options.precision)?;
+        let config = SegmentationConfig::read(folder, &graph.interface)?;
+        let mut session = graph.session(runtime, options)?;
         if session.inputs().len() != 1 {
-            return Err(invalid("it does not have one input, audio".to_owned()));
+            return Err(graph.invalid("it does not have one input, audio".to_owned()));
         }
         let window = config.window.unwrap_or(WINDOW);
         let step = window / STEPS_PER_WINDOW;
         let run = RunGuard::new()?;
         let probe = probe_audio(window);
         let scores = scores(&mut session, &[1, 1, window], &probe, &run)?;
-        let classes = Classes::recognize(scores.n_classes, &config, &scores.values)
-            .ok_or_else(|| invalid(format!("{} classes are not speakers", scores.n_classes)))?;
+        let classes =
+            Classes::recognize(scores.n_classes, &config, &scores.values).ok_or_else(|| {
+                graph.invalid(format!("{} classes are not speakers", scores.n_classes))
+            })?;
         let (field, shift) = config.receptive_field.unwrap_or(RECEPTIVE_FIELD);
         let mut model = Model {
             prefix: None,
@@ -222,14 +183,14 @@ impl SpeakerSegmentation {
                 Device::Cuda => options.batch_size.max(1),
                 Device::Auto | Device::Cpu => options.batch_size.clamp(1, CPU_BATCH),
             },
-            weight_bytes: file_bytes(&path),
+            weight_bytes: graph.weight_bytes(),
         };
         // Copies between the two halves would cost a GPU more than it saves.
         if runtime.device() == Device::Cpu {
-            match split_model(runtime, &path, step, &session_options) {
+            match split_model(runtime, &graph.path, step, &session_options(options)) {
                 Ok((prefix, rest)) => model.use_split(prefix, rest, &probe, &scores)?,
                 Err(reason) => {
-                    tracing::debug!(model = %path.display(), %reason, "windows share no layers");
+                    tracing::debug!(model = %graph.path.display(), %reason, "windows share no layers");
                 }
             }
         }
