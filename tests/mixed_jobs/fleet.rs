@@ -57,6 +57,11 @@ impl Fleet {
         victim.process.signal(libc::SIGSTOP);
         let state = state(product, &victim).await;
         match (state, random.random_range(0..4)) {
+            // Little can go wrong with it yet.
+            (State::Starting, 1..) => {
+                victim.process.signal(libc::SIGCONT);
+                self.at_work.push(victim);
+            }
             (State::Starting, _) | (State::Harmless, 0 | 1) => {
                 self.n_killed += 1;
                 victim.process.kill();
