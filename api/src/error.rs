@@ -2,6 +2,7 @@
 //! the validation list; [`ApiError`] holds the finished answer and is built by the shape's constructor.
 
 mod foreign;
+mod framework;
 mod openai;
 
 use poem::error::ResponseError;
@@ -12,7 +13,7 @@ use poem_openapi::registry::{
 };
 use serde_json::{Value, json};
 
-pub use foreign::from_framework;
+pub use framework::from_framework;
 
 /// An error answer: status, body and headers, ready to send.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,7 +25,7 @@ pub struct ApiError {
 }
 
 /// One refused value in a validation error.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InvalidValue {
     /// `path`, `query`, `body` or `header`.
     pub place: &'static str,

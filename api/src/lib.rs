@@ -4,6 +4,7 @@
 //! the API stores audio, plans tasks and reads what workers wrote.
 
 mod auth;
+mod body;
 pub mod config;
 mod document;
 mod error;

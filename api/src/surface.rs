@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use futures_util::FutureExt;
+use poem::PathPattern;
 use poem::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
 use uuid::Uuid;
@@ -41,6 +42,7 @@ where
     let method = request.method().clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().map(str::to_owned);
     if let Some(uri) = one_segment_model(request.method(), request.uri()) {
         *request.uri_mut() = uri;
     }
@@ -53,20 +55,27 @@ where
     }
     request.extensions_mut().insert(id.clone());
 
-    let mut response = if is_preflight(&request) {
-        preflight(&request)
+    let (endpoint, mut response) = if is_preflight(&request) {
+        (None, preflight(&request))
     } else {
         let called = AssertUnwindSafe(routes.call(request)).catch_unwind().await;
         match called {
-            Ok(Ok(output)) => output.into_response(),
-            Ok(Err(error)) => refuse(&error, &path),
+            Ok(Ok(output)) => {
+                let response = output.into_response();
+                (endpoint_label(response.data()), response)
+            }
+            Ok(Err(error)) => {
+                let unrouted = error.is::<poem::error::NotFoundError>();
+                let endpoint = endpoint_label(error.data().filter(|_| !unrouted));
+                (endpoint, refuse(&error, &path, query.as_deref()))
+            }
             Err(_) => {
                 tracing::error!(request.id = id.0, "a handler panicked in request {}", id.0);
-                ApiError::standard(
+                let error = ApiError::standard(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "An internal error occurred",
-                )
-                .response()
+                );
+                (None, error.response())
             }
         }
     };
@@ -75,7 +84,7 @@ where
         response.headers_mut().insert(REQUEST_ID, value);
     }
     allow_origin(&mut response, origin.as_ref());
-    record(&method, &path, response.status(), started);
+    record(&method, endpoint, response.status(), started);
     tracing::debug!(
         request.id = id.0,
         method = %method,
@@ -87,22 +96,33 @@ where
     response
 }
 
-fn refuse(error: &poem::Error, path: &str) -> Response {
-    if error.status() == StatusCode::NOT_FOUND
-        && error.is::<poem::error::NotFoundError>()
-        && let Some(trimmed) = path.strip_suffix('/')
-        && !trimmed.is_empty()
-        && let Ok(location) = HeaderValue::from_str(trimmed)
+fn refuse(error: &poem::Error, path: &str, query: Option<&str>) -> Response {
+    if error.is::<poem::error::NotFoundError>()
+        && let Some(location) = without_slash(path, query)
     {
         let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
         response.headers_mut().insert(header::LOCATION, location);
         return response;
     }
-    let error = error::from_framework(error, path);
+    let error = error::from_framework(error, path, query);
     if path == "/v1/audio/translations" {
         return error.into_openai().response();
     }
     error.response()
+}
+
+/// Where to look for a path that ends in a slash: at the same one without it, asked the same. Never at another host,
+/// which is what browsers read two slashes at the beginning as.
+fn without_slash(path: &str, query: Option<&str>) -> Option<HeaderValue> {
+    let trimmed = path.strip_suffix('/')?;
+    if trimmed.is_empty() || trimmed.starts_with("//") {
+        return None;
+    }
+    let location = match query {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    HeaderValue::from_str(&location).ok()
 }
 
 /// Model ids contain slashes; clients send them encoded or not. Makes them one path segment for the router.
@@ -179,11 +199,10 @@ fn allow_origin(response: &mut Response, origin: Option<&HeaderValue>) {
     );
 }
 
-fn record(method: &Method, path: &str, status: StatusCode, started: Instant) {
-    let endpoint = endpoint_label(path);
+fn record(method: &Method, endpoint: Option<String>, status: StatusCode, started: Instant) {
     let labels = [
-        ("method", method.as_str().to_owned()),
-        ("endpoint", endpoint),
+        ("method", method_label(method)),
+        ("endpoint", endpoint.unwrap_or_else(|| "other".to_owned())),
         ("status", status.as_u16().to_string()),
     ];
     metrics::counter!("dalston_gateway_requests_total", &labels).increment(1);
@@ -191,44 +210,35 @@ fn record(method: &Method, path: &str, status: StatusCode, started: Instant) {
         .record(started.elapsed().as_secs_f64());
 }
 
-/// A path with its variable parts named, so that there are as many labels as routes. Paths that are no route of ours
-/// share one label.
-fn endpoint_label(path: &str) -> String {
-    const ROOTS: [&str; 7] = [
-        "v1",
-        "auth",
-        "health",
-        "metrics",
-        "docs",
-        "openapi.json",
-        "redoc",
-    ];
-    let mut segments = path.trim_matches('/').split('/');
-    let root = segments.next().unwrap_or_default();
-    if root.is_empty() {
-        return "/".to_owned();
+/// The method; those that nothing here answers share one label.
+fn method_label(method: &Method) -> String {
+    match *method {
+        Method::GET
+        | Method::POST
+        | Method::PATCH
+        | Method::PUT
+        | Method::DELETE
+        | Method::HEAD
+        | Method::OPTIONS => method.to_string(),
+        _ => "other".to_owned(),
     }
-    if !ROOTS.contains(&root) {
-        return "other".to_owned();
-    }
-    let mut label = format!("/{root}");
-    for (depth, segment) in segments.enumerate() {
-        label.push('/');
-        if depth == 1 && label == "/v1/models/" {
-            label.push_str("{id}");
-            break;
-        }
-        let known = depth < 4
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
-        label.push_str(if known && segment.len() < 24 {
-            segment
-        } else {
-            "{id}"
-        });
-    }
-    label
+}
+
+/// The pattern of the matched route, so that there are as many labels as routes whatever is asked for. `None` for what
+/// matched none.
+fn endpoint_label(matched: Option<&PathPattern>) -> Option<String> {
+    let segments = matched?.0.split('/').filter(|segment| !segment.is_empty());
+    let label: String = segments
+        .map(|segment| match segment.as_bytes()[0] {
+            b':' | b'*' => "/{id}".to_owned(),
+            _ => format!("/{segment}"),
+        })
+        .collect();
+    Some(if label.is_empty() {
+        "/".to_owned()
+    } else {
+        label
+    })
 }
 
 #[cfg(test)]
@@ -236,18 +246,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variable_parts_of_a_path_make_one_label() {
-        for (path, label) in [
+    fn variable_parts_of_a_route_make_one_label() {
+        for (pattern, label) in [
             ("/", "/"),
-            ("/health", "/health"),
-            ("/v1/models/Systran/faster-whisper-base", "/v1/models/{id}"),
+            ("//health", "/health"),
+            ("/v1/models/:param0", "/v1/models/{id}"),
             (
-                "/v1/audio/transcriptions/01890000-0000-7000-8000-000000000001/tasks",
-                "/v1/audio/transcriptions/{id}/tasks",
+                "/v1/audio/transcriptions/:param0/tasks/:param1/retry",
+                "/v1/audio/transcriptions/{id}/tasks/{id}/retry",
             ),
-            ("/wp-login.php", "other"),
         ] {
-            assert_eq!(endpoint_label(path), label);
+            let matched = PathPattern(pattern.into());
+            assert_eq!(endpoint_label(Some(&matched)).as_deref(), Some(label));
+        }
+    }
+
+    #[test]
+    fn a_slash_too_many_leads_to_the_same_question_on_the_same_host() {
+        for (path, query, location) in [
+            ("/health/", None, Some("/health")),
+            ("/v1/x/", Some("limit=1"), Some("/v1/x?limit=1")),
+            ("/health", Some("x"), None),
+            ("/", None, None),
+            ("//elsewhere.example/", None, None),
+        ] {
+            let found = without_slash(path, query);
+            assert_eq!(found, location.map(HeaderValue::from_static), "{path}");
         }
     }
 

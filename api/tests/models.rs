@@ -243,6 +243,35 @@ async fn a_repository_is_resolved_by_its_files_and_entered_when_asked() {
 }
 
 /// Has the server's worker say that these models are on its disk.
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused() {
+    let server = Server::start().await;
+    for (query, message) in [
+        (
+            "status=foo",
+            "Input should be one of: not_downloaded, downloading, ready, failed",
+        ),
+        (
+            "stage=foo",
+            "Input should be one of: prepare, transcribe, align, diarize, merge",
+        ),
+    ] {
+        let (status, body) = server.get(&format!("/v1/models?{query}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{query}");
+        let detail = &body["detail"][0];
+        assert_eq!(
+            (&detail["msg"], &detail["input"]),
+            (&json!(message), &json!("foo"))
+        );
+    }
+    let edit = server.request(Method::PATCH, "/v1/models/whisper-nano");
+    let (status, body) = answer(edit.json(&json!({"colour": "red"}))).await;
+    assert_eq!(
+        (status, &body["detail"][0]["loc"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body", "colour"]))
+    );
+}
+
 async fn announce(server: &Server, ids: &[&str]) {
     let models: Vec<_> = ids
         .iter()

@@ -92,36 +92,55 @@ async fn unknown_routes_methods_and_values_have_the_framework_shape() {
             json!({"detail": "Method Not Allowed"})
         )
     );
-    let (status, body) = server.get("/v1/audio/transcriptions/not-a-uuid").await;
-    assert_eq!(
-        (status, &body["detail"][0]["loc"]),
-        (StatusCode::UNPROCESSABLE_ENTITY, &json!(["path", "job_id"]))
-    );
-    for query in [
-        "limit=0",
-        "limit=101",
-        "limit=x",
-        "status=asleep",
-        "since=yesterday",
+    for (place, name, sent, message) in [
+        ("path", "job_id", "nope", "Input should be a valid UUID"),
+        ("query", "limit", "0", "Input should be at least 1"),
+        ("query", "limit", "101", "Input should be at most 100"),
+        ("query", "limit", "x", "Input should be a valid integer"),
+        ("query", "status", "asleep", "Input should be 'pending', "),
+        (
+            "query",
+            "since",
+            "yesterday",
+            "Input should be a valid datetime",
+        ),
     ] {
-        let (status, body) = server
-            .get(&format!("/v1/audio/transcriptions?{query}"))
-            .await;
-        let name = query.split('=').next().unwrap();
+        let path = match place {
+            "path" => format!("/v1/audio/transcriptions/{sent}"),
+            _ => format!("/v1/audio/transcriptions?{name}={sent}"),
+        };
+        let (status, body) = server.get(&path).await;
+        let detail = &body["detail"][0];
         assert_eq!(
-            (status, &body["detail"][0]["loc"]),
-            (StatusCode::UNPROCESSABLE_ENTITY, &json!(["query", name])),
+            (status, &detail["loc"], &detail["input"]),
+            (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &json!([place, name]),
+                &json!(sent)
+            ),
+            "{body}"
+        );
+        assert!(
+            detail["msg"].as_str().unwrap().starts_with(message),
             "{body}"
         );
     }
-    let redirect = server.bare(Method::GET, "/health/").send().await.unwrap();
-    assert_eq!(
+    for (asked, location) in [
+        ("/health/", "/health"),
         (
-            redirect.status(),
-            redirect.headers()["location"].to_str().unwrap()
+            "/v1/models/?stage=align&limit=1",
+            "/v1/models?stage=align&limit=1",
         ),
-        (StatusCode::TEMPORARY_REDIRECT, "/health")
-    );
+    ] {
+        let redirect = server.bare(Method::GET, asked).send().await.unwrap();
+        assert_eq!(
+            (
+                redirect.status(),
+                redirect.headers()["location"].to_str().unwrap()
+            ),
+            (StatusCode::TEMPORARY_REDIRECT, location)
+        );
+    }
 }
 
 #[tokio::test]
@@ -168,6 +187,40 @@ async fn metrics_count_requests_and_queues() {
         json(silent.bare(Method::GET, "/metrics")).await.0,
         StatusCode::NOT_FOUND
     );
+}
+
+#[tokio::test]
+async fn metrics_have_as_many_series_as_there_are_routes() {
+    let server = Server::start().await;
+    let tasks = "/v1/audio/transcriptions/01890000-0000-7000-8000-000000000001/tasks";
+    for path in [
+        "/v1/audio/transcriptions/junk-a",
+        "/v1/audio/transcriptions/junk-b/junk-c",
+        "/v1/models/junk-d/junk-e",
+        "/junk-f",
+        "/docs/junk-g",
+    ] {
+        server.bare(Method::GET, path).send().await.unwrap();
+    }
+    server.get(&format!("{tasks}/junk-h/artifacts")).await;
+    server.post(&format!("{tasks}/junk-i/retry")).await;
+    let junk = Method::from_bytes(b"JUNK-J").unwrap();
+    server.bare(junk, "/health").send().await.unwrap();
+
+    let (_, text) = json(server.bare(Method::GET, "/metrics")).await;
+    let text = text.as_str().unwrap();
+    assert!(!text.to_lowercase().contains("junk"), "{text}");
+    for endpoint in [
+        "/v1/audio/transcriptions/{id}",
+        "/v1/audio/transcriptions/{id}/tasks/{id}/artifacts",
+        "/v1/audio/transcriptions/{id}/tasks/{id}/retry",
+        "/v1/models/{id}",
+        "/docs",
+        "other",
+    ] {
+        let label = format!("endpoint=\"{endpoint}\"");
+        assert!(text.contains(&label), "{label}\n{text}");
+    }
 }
 
 #[tokio::test]

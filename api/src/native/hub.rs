@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::models::is_repository;
 use crate::auth::{Caller, Permission};
+use crate::body::Body;
 use crate::document::Tag;
 use crate::error::ApiError;
 use crate::state::App;
@@ -100,7 +101,7 @@ impl HubApi {
     async fn resolve(
         &self,
         caller: Caller,
-        request: Json<ResolveRequest>,
+        request: Body<ResolveRequest>,
     ) -> Result<Json<ResolvedRepository>, ApiError> {
         caller.require(Permission::ModelPull)?;
         let id = request.0.model_id.trim();

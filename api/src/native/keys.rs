@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::transcriptions::NoContent;
 use crate::auth::{Caller, KeyScope, Permission};
+use crate::body::Body;
 use crate::document::Tag;
 use crate::error::ApiError;
 use crate::state::App;
@@ -134,7 +135,7 @@ pub struct KeysApi(pub App);
 impl KeysApi {
     /// Make a key.
     #[oai(path = "/auth/keys", method = "post")]
-    async fn create(&self, caller: Caller, body: Json<CreateKey>) -> Result<Created, ApiError> {
+    async fn create(&self, caller: Caller, body: Body<CreateKey>) -> Result<Created, ApiError> {
         caller.require(Permission::ApiKeyCreate)?;
         let scopes = read_scopes(body.0.scopes.as_deref())?;
         let key = new_key();

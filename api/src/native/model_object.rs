@@ -101,6 +101,7 @@ pub struct ModelObject {
 
 /// What a user says of a model. What is left out stays as it is.
 #[derive(Clone, Debug, Default, Object)]
+#[oai(deny_unknown_fields)]
 pub struct ModelEdit {
     /// Name for people.
     name: MaybeUndefined<String>,

@@ -20,10 +20,14 @@ use serde_json::json;
 
 use super::model_object::{Known, ModelEdit, ModelObject};
 use crate::auth::{Caller, Permission};
+use crate::body::Body;
 use crate::document::Tag;
-use crate::error::ApiError;
+use crate::error::{ApiError, InvalidValue};
 use crate::openai::dialect;
 use crate::state::App;
+
+/// States of a model.
+const STATUSES: [&str; 4] = ["not_downloaded", "downloading", "ready", "failed"];
 
 /// Models.
 #[derive(Object)]
@@ -95,6 +99,9 @@ impl ModelsApi {
         status: Query<Option<String>>,
     ) -> Result<Json<ModelList>, ApiError> {
         caller.require(Permission::ModelRead)?;
+        let stages = Stage::ALL.map(Stage::as_str);
+        one_of("stage", stage.0.as_deref(), &stages)?;
+        one_of("status", status.0.as_deref(), &STATUSES)?;
         let matches = |wanted: &Option<String>, value: &str| {
             wanted
                 .as_deref()
@@ -145,7 +152,7 @@ impl ModelsApi {
         &self,
         caller: Caller,
         id: Path<String>,
-        edit: Json<ModelEdit>,
+        edit: Body<ModelEdit>,
     ) -> Result<Json<ModelObject>, ApiError> {
         caller.require(Permission::ModelWrite)?;
         let shelf = Shelf::read(&self.0).await?;
@@ -175,7 +182,7 @@ impl ModelsApi {
         &self,
         caller: Caller,
         id: Path<String>,
-        options: Json<Option<PullRequest>>,
+        options: Body<Option<PullRequest>>,
     ) -> Result<Json<PullAnswer>, ApiError> {
         caller.require(Permission::ModelPull)?;
         let force = options.0.is_some_and(|options| options.force);
@@ -269,6 +276,19 @@ impl ModelsApi {
         let (updated, unchanged) = models::sync(&self.0.pool).await?;
         Ok(Json(SyncAnswer { updated, unchanged }))
     }
+}
+
+/// A filter that no model can pass is a mistake; an empty one is none.
+fn one_of(name: &str, wanted: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty() && !known.contains(wanted)) else {
+        return Ok(());
+    };
+    Err(ApiError::invalid(vec![InvalidValue {
+        place: "query",
+        name: name.to_owned(),
+        message: format!("Input should be one of: {}", known.join(", ")),
+        input: wanted.into(),
+    }]))
 }
 
 fn unknown(id: &str) -> ApiError {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::job_object::{JobCreated, JobObject};
 use super::list::{self, JobList};
 use crate::auth::{Caller, Permission};
+use crate::body::Body;
 use crate::document::{FileSchema, Submitted, Tag};
 use crate::error::ApiError;
 use crate::form::Form;
@@ -216,7 +217,7 @@ impl TranscriptionsApi {
         &self,
         caller: Caller,
         job_id: Path<Uuid>,
-        body: Json<Rename>,
+        body: Body<Rename>,
     ) -> Result<Json<JobObject>, ApiError> {
         caller.require(Permission::JobUpdateOwn)?;
         let id = JobId(job_id.0);
