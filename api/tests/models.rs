@@ -244,6 +244,31 @@ async fn a_repository_is_resolved_by_its_files_and_entered_when_asked() {
 
 /// Has the server's worker say that these models are on its disk.
 #[tokio::test]
+async fn the_date_of_a_model_stays_whatever_becomes_of_it() {
+    let server = Server::start().await;
+    announce(&server, &["our/own-model"]).await;
+    for (id, since) in [
+        (BASE, "2026-01-01T00:00:00Z"),
+        ("whisper-nano", "2026-01-01T00:00:00Z"),
+        ("our/own-model", "2025-12-24T00:00:00Z"),
+    ] {
+        let path = format!("/v1/models/{id}");
+        let date = async || {
+            let (_, model) = server.get(&path).await;
+            (model["created_at"].clone(), model["created"].clone())
+        };
+        let before = date().await;
+        assert_eq!(before.0, since, "{id}");
+        // Each of these writes the model's row for the first time.
+        server.post(&format!("{path}/pull")).await;
+        let edit = server.request(Method::PATCH, &path);
+        let (status, _) = answer(edit.json(&json!({"name": "Ours"}))).await;
+        assert_eq!(status, StatusCode::OK, "{id}");
+        assert_eq!(date().await, before, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_meant_is_refused() {
     let server = Server::start().await;
     for (query, message) in [
@@ -282,7 +307,7 @@ async fn announce(server: &Server, ids: &[&str]) {
             size_bytes: 80,
             component: false,
             folder: "/models".to_owned(),
-            since: "2026-01-01T00:00:00Z".parse().unwrap(),
+            since: "2025-12-24T00:00:00Z".parse().unwrap(),
         })
         .collect();
     let worker: WorkerId = server.worker();

@@ -8,11 +8,12 @@ select coalesce(m.id, h.model) as id, coalesce(h.engine, m.engine) as engine, co
        coalesce(m.removing, false) as removing, coalesce(h.workers, 0) as workers, h.size_bytes, h.component, h.folder,
        m.expected_bytes, m.downloaded_bytes, m.progress_at, coalesce(m.downloaded_at, h.since) as downloaded_at, m.error,
        m.stored is not null as stored, coalesce(m.overrides, '{}') as overrides, coalesce(m.hub, '{}') as hub,
-       m.last_used_at, coalesce(m.created_at, h.since) as created_at, coalesce(m.updated_at, h.since) as updated_at
+       m.last_used_at, least(m.created_at, h.oldest) as created_at, coalesce(m.updated_at, h.since) as updated_at
   from models m
   full join (
     select w.model, min(w.engine) as engine, min(w.stage) as stage, count(*) as workers, max(w.size_bytes) as size_bytes,
-           bool_or(w.component) as component, min(w.folder) as folder, min(w.since) as since
+           bool_or(w.component) as component, min(w.folder) as folder, min(w.since) as since,
+           (select min(o.since) from worker_models o where o.model = w.model) as oldest
       from worker_models w join workers v on v.id = w.worker_id
      where v.last_seen_at > dalston_now() - interval '1 min' group by w.model) h on h.model = m.id;
 

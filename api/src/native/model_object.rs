@@ -189,7 +189,10 @@ impl Known<'_> {
             .entry
             .map(|entry| entry.size_bytes(Precision::default())));
         let downloaded = row.and_then(|row| bytes(row.downloaded_bytes));
-        let created = row.map_or_else(entered, |row| row.created_at);
+        // Whatever becomes of a model of the catalogue here, it was published when it was published.
+        let created = row
+            .filter(|_| self.entry.is_none())
+            .map_or_else(entered, |row| row.created_at);
         let mut object = ModelObject {
             id: id.to_owned(),
             object: "model".to_owned(),
