@@ -11,6 +11,7 @@ pub mod model_object;
 pub mod models;
 pub mod request;
 pub mod stats;
+mod task_artifacts;
 pub mod tasks;
 pub mod tracks;
 pub mod transcript_object;

@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 
+use dalston_schema::db::tasks::{self, Completion};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -359,7 +360,7 @@ async fn a_task_shows_what_it_was_given_and_answered() {
         (StatusCode::OK, &json!("completed"))
     );
     assert_eq!(prepare["request"]["config"]["split_channels"], false);
-    assert_eq!(prepare["response"]["data"], json!({"stage": "prepare"}));
+    assert_eq!(prepare["response"]["data"]["engine_id"], "prepare");
     let (status, body) = artifacts(1).await;
     assert_eq!(
         (status, &body["error"]["message"]["code"]),
@@ -384,6 +385,107 @@ async fn a_task_shows_what_it_was_given_and_answered() {
         (status, &body["error"]["message"]["code"]),
         (StatusCode::NOT_FOUND, &json!("job_not_found"))
     );
+}
+
+#[tokio::test]
+async fn requests_and_responses_of_tasks_have_the_shape_of_the_contract() {
+    let server = Server::start().await;
+    let id = server.new_job().await;
+    let worker = Worker::register(&server.pool).await;
+    let key = "jobs/x/tasks/y/prepared.wav";
+    let answers = [
+        json!({
+            "source": {"format": "wav", "codec": "pcm_s16le", "duration": 2.5, "sample_rate": 16000, "channels": 1,
+                       "bit_depth": 16},
+            "channel_files": [{"key": key, "duration": 2.5, "speech_regions": [[0.1, 2.0]]}],
+            "speech_ratio": 0.76, "warnings": [],
+        }),
+        json!({
+            "text": "Good morning.", "language": "en", "language_confidence": 0.9, "engine": "whisper",
+            "model": "whisper-nano", "warnings": [], "alignment": null, "diarization": null, "chunk": null,
+            "segments": [{"start": 0.1, "end": 1.0, "text": "Good morning.", "words": [
+                {"text": "Good", "start": 0.1, "end": 0.4}, {"text": "morning.", "start": 0.5, "end": 1.0}]}],
+        }),
+    ];
+    for response in answers {
+        let [task] = worker.claim(&server.pool).await.try_into().unwrap();
+        let completion = Completion {
+            response,
+            fan_out: Vec::new(),
+            before: Vec::new(),
+            transcript: None,
+        };
+        tasks::complete(&server.pool, task.lease(), &completion)
+            .await
+            .unwrap();
+    }
+    let job = format!("/v1/audio/transcriptions/{id}");
+    let (_, list) = server.get(&format!("{job}/tasks")).await;
+    let task = |at: usize| list["tasks"][at]["task_id"].as_str().unwrap().to_owned();
+    let artifacts = async |at: usize| {
+        let path = format!("{job}/tasks/{}/artifacts", task(at));
+        server.get(&path).await.1
+    };
+
+    let prepare = artifacts(0).await;
+    let original = format!("{id}:original");
+    assert_eq!(
+        prepare["request"]["payload"]["media"]["artifact_id"],
+        *original
+    );
+    assert_eq!(prepare["request"]["payload"]["media"]["format"], "wav");
+    let locator = &prepare["request"]["artifact_index"][&original]["storage_locator"];
+    assert_eq!(*locator, format!("jobs/{id}/audio/original.wav"));
+    let audio = format!("{}:prepared", task(0));
+    assert_eq!(prepare["response"]["produced_artifact_ids"], json!([audio]));
+    assert_eq!(
+        prepare["response"]["produced_artifacts"][0]["storage_locator"],
+        key
+    );
+    let data = &prepare["response"]["data"];
+    assert_eq!(data["source_media"]["duration"], 2.5);
+    assert_eq!(data["channel_files"][0]["artifact_id"], *audio);
+    assert_eq!(
+        (
+            &data["split_channels"],
+            &data["skipped"],
+            &data["speech_regions"]
+        ),
+        (&json!(false), &json!(false), &json!([[0.1, 2.0]]))
+    );
+
+    let transcribe = artifacts(1).await;
+    let request = &transcribe["request"];
+    assert_eq!(
+        request["request_bindings"],
+        json!([{"slot": "audio", "selector": {
+            "producer_stage": "prepare", "kind": "audio", "role": "prepared", "required": true}}])
+    );
+    assert_eq!(request["resolved_artifact_ids"], json!({"audio": audio}));
+    assert_eq!(request["artifact_index"][&audio]["media_type"], "audio/wav");
+    assert_eq!(request["payload"]["media"]["sample_rate"], 16000);
+    assert_eq!(
+        request["previous_responses"]["prepare"]["engine_id"],
+        "prepare"
+    );
+    assert!(request["config"].get("prompt").is_none(), "{request}");
+    let data = &transcribe["response"]["data"];
+    assert_eq!(
+        (
+            &data["schema_version"],
+            &data["engine_id"],
+            &data["duration"]
+        ),
+        (&json!("1"), &json!("whisper"), &json!(2.5))
+    );
+    assert_eq!(data["timestamp_granularity"], "word");
+    assert_eq!(data["languages"][0]["code"], "en");
+    assert_eq!(
+        (&data["metadata"], &data["segments"][0]["metadata"]),
+        (&json!({}), &json!({}))
+    );
+    assert!(data.get("engine").is_none() && data.get("alignment").is_none());
+    assert_eq!(transcribe["response"]["produced_artifacts"], json!([]));
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::types::Any;
 use poem_openapi::{Object, OpenApi};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::job_object::{engine_id, milliseconds};
+use super::task_artifacts;
 use super::transcriptions::readable;
 use crate::auth::{Caller, Permission};
 use crate::document::{FreeObject, Tag};
@@ -119,7 +120,7 @@ impl TasksApi {
         let unknown = || missing("task_not_found", "Task not found");
         let tasks = tasks::list(&self.0.pool, job.id).await?;
         let task = tasks
-            .into_iter()
+            .iter()
             .find(|task| task.id.0 == task_id.0)
             .ok_or_else(unknown)?;
         if matches!(task.status, TaskStatus::Pending | TaskStatus::Ready) {
@@ -129,20 +130,30 @@ impl TasksApi {
             ));
         }
         let payload = tasks::payload(&self.0.pool, job.id, task.id).await?;
+        let before = task_artifacts::before(task, &tasks);
+        let ids = before.iter().map(|task| task.id).collect();
+        let answers = tasks::responses(&self.0.pool, job.id, ids).await?;
+        let earlier = task_artifacts::earlier(before, answers);
         let (request, response) = payload.map_or((None, None), |payload| {
+            let answer = payload.response.as_ref();
             (
-                Some(request(&task, payload.request)),
-                payload.response.map(|data| response(&task, data)),
+                Some(task_artifacts::request(
+                    &job,
+                    task,
+                    &payload.request,
+                    &earlier,
+                )),
+                answer.map(|answer| task_artifacts::response(task, answer, &earlier)),
             )
         });
         Ok(Json(TaskArtifacts {
             task_id: task.id.0,
             job_id: job.id.0,
             stage: task.name.clone(),
-            engine_id: engine_id(&task),
+            engine_id: engine_id(task),
             status: task.status.as_str().to_owned(),
-            request,
-            response,
+            request: request.map(Any),
+            response: response.map(Any),
         }))
     }
 
@@ -185,21 +196,6 @@ fn missing(code: &str, message: &str) -> ApiError {
         StatusCode::NOT_FOUND,
         json!({"code": code, "message": message}),
     )
-}
-
-fn request(task: &Task, config: Value) -> FreeObject {
-    Any(json!({"task_id": task.id, "job_id": task.job_id, "config": config}))
-}
-
-fn response(task: &Task, data: Value) -> FreeObject {
-    let seconds = milliseconds(task.started_at, task.completed_at)
-        .map(|milliseconds| milliseconds as f64 / 1000.0);
-    Any(json!({
-        "task_id": task.id,
-        "completed_at": task.completed_at.map(|time| Timestamp(time).text()),
-        "processing_time_seconds": seconds,
-        "data": data,
-    }))
 }
 
 impl From<Task> for TaskObject {

@@ -347,6 +347,24 @@ pub async fn payload(
     .await
 }
 
+/// What those of these tasks of a job answered that have, by task.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn responses(
+    pool: &PgPool,
+    job: JobId,
+    tasks: Vec<TaskId>,
+) -> Result<Vec<(TaskId, Value)>, DbError> {
+    statement::rows(
+        "select id, response from task_details where job_id = $1 and id = any($2) and response is not null",
+    )
+    .bind(job)
+    .bind(tasks)
+    .all(pool)
+    .await
+}
+
 fn told(pool: &PgPool, (done, ready, jobs): (bool, Vec<i32>, Vec<JobId>)) -> Outcome {
     notify::announce(pool, &ready, &jobs);
     outcome(done)
