@@ -198,6 +198,33 @@ async fn a_job_is_renamed_and_the_old_name_remembered() {
 }
 
 #[tokio::test]
+async fn a_refused_retry_says_what_is_in_its_way() {
+    let server = Server::start().await;
+    let running = server.new_job().await;
+    let cancelled = server.new_job().await;
+    let path = |id: &str, what: &str| format!("/v1/audio/transcriptions/{id}{what}");
+    server.post(&path(&cancelled, "/cancel")).await;
+    server.delete(&path(&cancelled, "/audio")).await;
+    let (_, tasks) = server.get(&path(&cancelled, "/tasks")).await;
+    let task = tasks["tasks"][0]["task_id"].as_str().unwrap();
+    let deleted = "Cannot retry job: its audio was deleted. Submit the audio again as a new job.";
+    for (path, message) in [
+        (path(&cancelled, "/retry"), deleted),
+        (path(&cancelled, &format!("/tasks/{task}/retry")), deleted),
+        (
+            path(&running, "/retry"),
+            "Cannot retry job in 'pending' state. Only failed or cancelled jobs can be retried.",
+        ),
+    ] {
+        let (status, body) = server.post(&path).await;
+        assert_eq!(
+            (status, &body["error"]["message"]),
+            (StatusCode::CONFLICT, &json!(message))
+        );
+    }
+}
+
+#[tokio::test]
 async fn cancel_says_whether_tasks_are_still_running() {
     let server = Server::start().await;
     let idle = server.new_job().await;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::job_object::{engine_id, milliseconds};
 use super::task_artifacts;
-use super::transcriptions::readable;
+use super::transcriptions::{readable, refuse_without_audio};
 use crate::auth::{Caller, Permission};
 use crate::document::{FreeObject, Tag};
 use crate::error::ApiError;
@@ -173,6 +173,7 @@ impl TasksApi {
         match tasks::retry(&self.0.pool, caller.scope(), job, task).await? {
             Retried::Done => {}
             Retried::Refused(status) => {
+                refuse_without_audio(&self.0, &caller, job).await?;
                 return Err(ApiError::conflict(format!(
                     "Cannot retry this task: its job is in '{status}' state, and only failed or skipped tasks of \
                      finished jobs can be retried."

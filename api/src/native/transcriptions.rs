@@ -291,9 +291,18 @@ impl TranscriptionsApi {
         match jobs::retry(&self.0.pool, caller.scope(), id).await? {
             Retried::Done => {}
             Retried::Refused(status) => {
-                return Err(ApiError::conflict(format!(
-                    "Cannot retry job in '{status}' state. Only failed or cancelled jobs can be retried."
-                )));
+                refuse_without_audio(&self.0, &caller, id).await?;
+                return Err(ApiError::conflict(match status {
+                    JobStatus::Failed | JobStatus::Cancelled => format!(
+                        "Cannot retry job in '{status}' state: all of its tasks were completed before."
+                    ),
+                    JobStatus::Pending
+                    | JobStatus::Running
+                    | JobStatus::Completed
+                    | JobStatus::Cancelling => format!(
+                        "Cannot retry job in '{status}' state. Only failed or cancelled jobs can be retried."
+                    ),
+                }));
             }
             Retried::NotFound => return Err(not_found()),
         }
@@ -350,4 +359,18 @@ pub async fn readable(app: &App, caller: &Caller, job: Uuid) -> Result<Job, ApiE
     jobs::get(&app.pool, caller.scope(), JobId(job))
         .await?
         .ok_or_else(not_found)
+}
+
+/// Refuses to run a job again that has no audio any more.
+///
+/// # Errors
+/// 409 then.
+pub async fn refuse_without_audio(app: &App, caller: &Caller, id: JobId) -> Result<(), ApiError> {
+    let job = jobs::get(&app.pool, caller.scope(), id).await?;
+    if job.is_some_and(|job| job.audio_key.is_none()) {
+        return Err(ApiError::conflict(
+            "Cannot retry job: its audio was deleted. Submit the audio again as a new job.",
+        ));
+    }
+    Ok(())
 }
