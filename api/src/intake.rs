@@ -6,6 +6,7 @@
 
 use chrono::Utc;
 use dalston_schema::JobId;
+use dalston_schema::db::jobs::Submitted;
 use dalston_schema::job::{JobParameters, SpeakerDetection, UploadedAudio};
 use poem::Request;
 use poem::http::StatusCode;
@@ -20,7 +21,7 @@ use crate::openai::dialect;
 use crate::openai::request::{self as openai, Endpoint, OpenAiRequest};
 use crate::speakers::{self, Clip};
 use crate::state::App;
-use crate::submit::{Idempotency, Order, submit};
+use crate::submit::{Idempotency, Order, SubmitError, submit};
 
 /// Longest display name, in characters.
 const NAME_CHARACTERS: usize = 255;
@@ -56,10 +57,7 @@ impl Call {
 /// A job that exists now.
 pub enum Accepted {
     /// The caller wants to know the job.
-    Native {
-        /// The job.
-        job: JobId,
-    },
+    Native(Submitted),
     /// The caller wants its text.
     OpenAi {
         /// The job.
@@ -202,14 +200,15 @@ async fn take<D>(
     let submitted = submit(app, &call.caller, received, audio, order).await;
     match request {
         Some(request) => {
-            let job = submitted.map_err(crate::submit::SubmitError::into_openai)?;
-            let request = Box::new(request);
-            Ok(Accepted::OpenAi { job, request })
+            let submitted = submitted.map_err(SubmitError::into_openai)?;
+            Ok(Accepted::OpenAi {
+                job: submitted.id(),
+                request: Box::new(request),
+            })
         }
-        None => {
-            let job = submitted.map_err(crate::submit::SubmitError::into_standard)?;
-            Ok(Accepted::Native { job })
-        }
+        None => submitted
+            .map(Accepted::Native)
+            .map_err(SubmitError::into_standard),
     }
 }
 

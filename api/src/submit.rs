@@ -159,8 +159,9 @@ pub async fn submit(
     received: Received,
     audio: UploadedAudio,
     order: Order,
-) -> Result<JobId, SubmitError> {
-    match insert(app, caller, received.job(), audio, order).await {
+) -> Result<Submitted, SubmitError> {
+    let submitted = insert(app, caller, received.job(), audio, order).await;
+    match &submitted {
         Ok(Submitted::Created(id)) => {
             received.keep();
             metrics::counter!("dalston_gateway_jobs_created_total").increment(1);
@@ -168,17 +169,10 @@ pub async fn submit(
             caller
                 .audit(app, "job.created", ("job", id.to_string()), None)
                 .await;
-            Ok(id)
         }
-        Ok(Submitted::Existing(id)) => {
-            received.discard().await;
-            Ok(id)
-        }
-        Err(error) => {
-            received.discard().await;
-            Err(error)
-        }
+        Ok(Submitted::Existing(_)) | Err(_) => received.discard().await,
     }
+    submitted
 }
 
 async fn insert(

@@ -1,6 +1,7 @@
 //! A job as the API shows it, with its stages, its retention and, once completed, its transcript.
 
 use chrono::{DateTime, Utc};
+use dalston_schema::db::jobs::Submitted;
 use dalston_schema::task::Task;
 use dalston_schema::{Job, JobStatus, Transcript};
 use poem_openapi::types::Any;
@@ -55,11 +56,17 @@ pub struct JobCreated {
     pub created_at: Timestamp,
 }
 
-impl From<&Job> for JobCreated {
-    fn from(job: &Job) -> Self {
+impl JobCreated {
+    /// The answer to a submit. A job that it made is pending, although a worker may have taken it since; one that an
+    /// earlier submit made stands as it stands.
+    #[must_use]
+    pub fn of(job: &Job, submitted: Submitted) -> Self {
         Self {
             id: job.id.0,
-            status: job.status.into(),
+            status: match submitted {
+                Submitted::Created(_) => StatusName::Pending,
+                Submitted::Existing(_) => job.status.into(),
+            },
             display_name: job.display_name.clone(),
             created_at: job.created_at.into(),
         }

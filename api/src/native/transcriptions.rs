@@ -156,11 +156,11 @@ impl TranscriptionsApi {
         let scope = caller.scope();
         let call = Call::of(caller, request, Endpoint::Transcriptions)?;
         match take_in(&self.0, call, form).await? {
-            Accepted::Native { job } => {
-                let job = jobs::get(&self.0.pool, scope, job)
+            Accepted::Native(submitted) => {
+                let job = jobs::get(&self.0.pool, scope, submitted.id())
                     .await?
                     .ok_or_else(not_found)?;
-                Ok(Submitted::created(JobCreated::from(&job)))
+                Ok(Submitted::created(JobCreated::of(&job, submitted)))
             }
             Accepted::OpenAi { job, request } => {
                 let answer = sync::answer(&self.0, job, *request, budget).await?;

@@ -20,6 +20,16 @@ pub enum Submitted {
     Existing(JobId),
 }
 
+impl Submitted {
+    /// The job, whoever made it.
+    #[must_use]
+    pub const fn id(self) -> JobId {
+        match self {
+            Self::Created(id) | Self::Existing(id) => id,
+        }
+    }
+}
+
 /// Whose jobs a caller may see: a whole tenant (administrators) or one key's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
