@@ -14,6 +14,7 @@ mod form;
 mod health;
 pub mod ingest;
 mod intake;
+mod language;
 mod live_text;
 mod metrics;
 mod native;

@@ -161,6 +161,9 @@ async fn what_openai_refuses_has_its_shape_and_leaves_nothing() {
         assert_eq!(body["error"]["type"], "invalid_request_error");
         assert!(body["error"].as_object().unwrap().contains_key("param"));
     }
+    let strange = with_sample(&[("model", "whisper-1"), ("language", "xx")]);
+    let (_, body) = server.submit(strange).await;
+    assert_eq!(body["error"]["param"], "language", "{body}");
     // The limit holds too when the model comes after the file.
     let late = reqwest::multipart::Form::new()
         .part("file", Part::bytes(vec![0; 26 << 20]).file_name("big.wav"))

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::dialect::{self, Family};
 use crate::error::ApiError;
 use crate::form::Fields;
-use crate::native::request::language;
+use crate::language;
 use crate::speakers::{self, MOST_CLIPS, SpeakerError};
 
 /// Tokens a prompt may have.
@@ -259,10 +259,10 @@ fn chunking_strategy(fields: &Fields, family: Family) -> Result<(), ApiError> {
 /// `language`, or the only entry of the newer `languages`.
 fn spoken_language(fields: &Fields) -> Result<Option<String>, ApiError> {
     if let Some(text) = fields.text("language") {
-        return language(text);
+        return language::read(text);
     }
     match fields.list("languages").as_slice() {
-        [only] => language(only),
+        [only] => language::read(only),
         _ => Ok(None),
     }
 }

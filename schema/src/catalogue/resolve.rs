@@ -268,36 +268,39 @@ impl<'a> Resolution<'a> {
                 let model = &offered.capability.model;
                 match misfit {
                     Misfit::Stage => format!(
-                        "{model} serves the stage {}, not {}; ask for another model, or for auto",
+                        "Model {model} serves the stage {}, not {}; ask for another model, or for auto",
                         offered.capability.stage.as_str(),
                         wish.stage.as_str()
                     ),
                     Misfit::Language => format!(
-                        "{model} knows only {}; ask for a multilingual model, or for auto, or leave the language out",
+                        "Model {model} knows only {}; ask for a multilingual model, or for auto, or leave the language out",
                         offered.languages.as_deref().unwrap_or_default().join(", ")
                     ),
                     Misfit::Translation => format!(
-                        "{model} cannot translate; ask for a multilingual Whisper model, or for auto"
+                        "Model {model} cannot translate; ask for a multilingual Whisper model, or for auto"
                     ),
                 }
             }
             (Self::Absent(entry), _) if entry.component => format!(
-                "{requested} is a part that other models of the stage {} need and runs nothing by itself; ask for one \
-                 of those, or for auto",
+                "Model {requested} is a part that other models of the stage {} need and runs nothing by itself; ask \
+                 for one of those, or for auto",
                 entry.stage
             ),
             (Self::Absent(entry), _) if catalogue().serves(&entry.engine) => format!(
-                "{requested} is not on any worker. {}",
+                "Model {requested} is not on any worker. {}",
                 pull_hint(Some(entry))
             ),
             (Self::Absent(entry), _) => format!(
-                "{requested} needs the engine {}, which this version does not have; ask for auto, or for one of {}",
+                "Model {requested} needs the engine {}, which this version does not have; ask for auto, or for one of {}",
                 entry.engine,
                 catalogue().served_engines().join(", ")
             ),
             (Self::Unavailable { reason, instead }, _) => match instead {
-                Some(entry) => format!("{requested} is not served: {reason}; use {}", entry.id),
-                None => format!("{requested} is not served: {reason}"),
+                Some(entry) => format!(
+                    "Model {requested} is not served: {reason}; use {}",
+                    entry.id
+                ),
+                None => format!("Model {requested} is not served: {reason}"),
             },
             (Self::Unknown, _) => format!(
                 "there is no model {requested}; `GET /v1/models` and `dalston models list` name those there are"
