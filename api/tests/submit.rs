@@ -142,6 +142,11 @@ async fn what_cannot_be_a_job_is_refused_and_leaves_nothing() {
             404,
             "Model not found: whisper-99. Use GET /v1/models to see available models.",
         ),
+        (
+            with_sample(&[("num_speakers", "2")]),
+            400,
+            "num_speakers needs speaker_detection=diarize",
+        ),
         (with_sample(&[("language", "xx")]), 422, ""),
         (with_sample(&[("num_speakers", "40")]), 422, ""),
         (with_sample(&[("speaker_detection", "magic")]), 422, ""),

@@ -41,11 +41,11 @@ pub struct TranscriptionForm {
     vocabulary: Option<String>,
     /// `none`, `diarize` or `per_channel`.
     speaker_detection: Option<String>,
-    /// Exact number of speakers, 1–32.
+    /// Exact number of speakers, 1–32; with `speaker_detection=diarize`.
     num_speakers: Option<u32>,
-    /// Fewest speakers, 1–32.
+    /// Fewest speakers, 1–32; with `speaker_detection=diarize`.
     min_speakers: Option<u32>,
-    /// Most speakers, 1–32.
+    /// Most speakers, 1–32; with `speaker_detection=diarize`.
     max_speakers: Option<u32>,
     /// `none`, `segment` or `word`.
     timestamps_granularity: Option<String>,

@@ -44,6 +44,17 @@ pub fn read(fields: &Fields, parameters: &mut JobParameters) -> Result<(), ApiEr
     ordered(("min_speakers", min), ("max_speakers", max))?;
     ordered(("min_speakers", min), ("num_speakers", exact))?;
     ordered(("num_speakers", exact), ("max_speakers", max))?;
+    for (name, count) in [
+        ("num_speakers", exact),
+        ("min_speakers", min),
+        ("max_speakers", max),
+    ] {
+        if count.is_some() && parameters.speaker_detection != SpeakerDetection::Diarize {
+            return Err(ApiError::bad_request(format!(
+                "{name} needs speaker_detection=diarize"
+            )));
+        }
+    }
     parameters.num_speakers = exact;
     parameters.min_speakers = min;
     parameters.max_speakers = max;
@@ -52,8 +63,9 @@ pub fn read(fields: &Fields, parameters: &mut JobParameters) -> Result<(), ApiEr
     known_speakers_fit(fields, parameters)
 }
 
-/// Names and recordings that would be dropped without a word are refused.
-fn known_speakers_fit(fields: &Fields, parameters: &JobParameters) -> Result<(), ApiError> {
+/// Recordings that would be dropped without a word are refused. Names alone are a field of OpenAI's dialect too, and
+/// like its other fields do not keep a native request from being served: the job says that they were not used.
+fn known_speakers_fit(fields: &Fields, parameters: &mut JobParameters) -> Result<(), ApiError> {
     let detection = parameters.speaker_detection;
     if fields.has(CLIPS) && detection != SpeakerDetection::Diarize {
         return Err(ApiError::bad_request(format!(
@@ -67,9 +79,10 @@ fn known_speakers_fit(fields: &Fields, parameters: &JobParameters) -> Result<(),
             )));
         }
         if detection == SpeakerDetection::None {
-            return Err(ApiError::bad_request(format!(
-                "{NAMES} needs speaker_detection=diarize or per_channel"
-            )));
+            parameters.known_speaker_names.clear();
+            parameters.planning_warnings.push(format!(
+                "{NAMES} was not used: it needs speaker_detection=diarize or per_channel."
+            ));
         }
     }
     Ok(())
@@ -107,8 +120,12 @@ mod tests {
                 "min_speakers (3) must not be greater than num_speakers (2)",
             ),
             (
-                &[NAMED],
-                "known_speaker_names needs speaker_detection=diarize or per_channel",
+                &[("num_speakers", "2")],
+                "num_speakers needs speaker_detection=diarize",
+            ),
+            (
+                &[("max_speakers", "3"), ("speaker_detection", "per_channel")],
+                "max_speakers needs speaker_detection=diarize",
             ),
             (
                 &[NAMED, ("tracks", "[{}, {}]")],
@@ -129,6 +146,18 @@ mod tests {
                 (400, message)
             );
         }
+    }
+
+    #[test]
+    fn names_without_speaker_detection_are_a_warning() {
+        let parameters = read_form(&[("known_speaker_names", "[\"Ann\"]")]).unwrap();
+        assert_eq!(parameters.known_speaker_names, Vec::<String>::new());
+        assert_eq!(
+            parameters.planning_warnings,
+            [
+                "known_speaker_names was not used: it needs speaker_detection=diarize or per_channel."
+            ]
+        );
     }
 
     #[test]

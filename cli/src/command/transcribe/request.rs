@@ -26,13 +26,13 @@ pub struct Request {
     /// How to tell speakers apart
     #[arg(long, value_enum, default_value = "none")]
     speakers: Speakers,
-    /// Exact number of speakers
+    /// Exact number of speakers, with --speakers diarize
     #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
     num_speakers: Option<u32>,
-    /// Fewest speakers
+    /// Fewest speakers, with --speakers diarize
     #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
     min_speakers: Option<u32>,
-    /// Most speakers
+    /// Most speakers, with --speakers diarize
     #[arg(long, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32))]
     max_speakers: Option<u32>,
     /// A speaker's name, given in order of first speech; or with 2 to 10 s of the voice in CLIP (repeatable)
@@ -139,12 +139,21 @@ impl Request {
             (Some(min), Some(max)) if min > max => {
                 format!("--min-speakers {min} is more than --max-speakers {max}")
             }
+            _ if self.speakers != Speakers::Diarize && self.counts_speakers() => {
+                "--num-speakers, --min-speakers and --max-speakers need --speakers diarize"
+                    .to_owned()
+            }
             _ if self.speakers == Speakers::None && !self.known_speakers.is_empty() => {
                 "--known-speaker needs --speakers diarize or per-channel".to_owned()
             }
             _ => return Ok(()),
         };
         Err(Usage(problem).into())
+    }
+
+    fn counts_speakers(&self) -> bool {
+        let counts = [self.num_speakers, self.min_speakers, self.max_speakers];
+        counts.iter().any(Option::is_some)
     }
 
     fn add_known_speakers(&self, fields: &mut Vec<(&'static str, String)>) -> anyhow::Result<()> {
@@ -206,7 +215,7 @@ mod tests {
             "-v",
             "ONNX",
             "--speakers",
-            "per-channel",
+            "diarize",
             "--max-speakers",
             "3",
             "--pipeline",
@@ -225,7 +234,7 @@ mod tests {
         };
         assert_eq!(field("model"), Some("whisper-base"));
         assert_eq!(field("vocabulary"), Some(r#"["Dalston","ONNX"]"#));
-        assert_eq!(field("speaker_detection"), Some("per_channel"));
+        assert_eq!(field("speaker_detection"), Some("diarize"));
         assert_eq!(field("timestamps_granularity"), Some("word"));
         assert_eq!(field("max_speakers"), Some("3"));
         assert_eq!(field("num_speakers"), None);
@@ -264,6 +273,8 @@ mod tests {
     fn contradictions_are_wrong_use() {
         for words in [
             &["--min-speakers", "3", "--max-speakers", "2"][..],
+            &["--num-speakers", "2"],
+            &["--speakers", "per-channel", "--max-speakers", "3"],
             &["--known-speaker", "Ann"],
         ] {
             assert!(
