@@ -22,8 +22,8 @@ use crate::openai::request::Endpoint;
 use crate::openai::sync;
 use crate::state::App;
 
-/// The fields of a transcription request. Those marked OpenAI make the request one of OpenAI's dialect, as does an
-/// OpenAI model id or an official OpenAI client; see the description of the operation.
+/// The fields of a transcription request. An OpenAI model id, or an official OpenAI client, makes the request one of
+/// OpenAI's dialect; only that reads the fields marked OpenAI. See the description of the operation.
 #[derive(Object)]
 pub struct TranscriptionForm {
     /// The audio file. Exactly one of `file` and `audio_url`; several with `tracks`.
@@ -72,9 +72,9 @@ pub struct TranscriptionForm {
     chunk_target_seconds: Option<f64>,
     /// Shortest such part, in seconds.
     chunk_minimum_seconds: Option<f64>,
-    /// OpenAI: text that conditions style and spelling, at most 224 tokens.
+    /// Text that conditions style and spelling; OpenAI: at most 224 tokens.
     prompt: Option<String>,
-    /// OpenAI: sampling temperature, 0–1.
+    /// Sampling temperature, 0–1.
     temperature: Option<f32>,
     /// OpenAI: `json`, `text`, `srt`, `verbose_json`, `vtt` or `diarized_json`.
     response_format: Option<String>,
@@ -141,9 +141,9 @@ impl TranscriptionsApi {
     ///
     /// Native: answers 201 with the job at once. OpenAI dialect: waits at most 300 seconds and answers 200 with the
     /// text in the asked format, or with server-sent events when `stream=true`. A request is of the OpenAI dialect
-    /// when `model` is one of OpenAI's ids; or, with another model, when it has no native-only field and either has a
-    /// field marked OpenAI or was sent by an official OpenAI client. A repeated request with the same
-    /// `Idempotency-Key` header is answered with the first one's job.
+    /// when `model` is one of OpenAI's ids; or, with another model, when an official OpenAI client sent it without a
+    /// native-only field. A repeated request with the same `Idempotency-Key` header is answered with the first one's
+    /// job.
     #[oai(path = "/v1/audio/transcriptions", method = "post")]
     async fn create(
         &self,

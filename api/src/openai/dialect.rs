@@ -1,9 +1,9 @@
 //! Tells the two dialects of `POST /v1/audio/transcriptions` apart.
 //!
-//! A request speaks OpenAI's dialect when its model is one of OpenAI's ids; or, with any other model, when it has no
-//! field that only our own dialect has and either has a field that only OpenAI's has or was sent by an official OpenAI
-//! client. Everything else is native. So `-F file=@a.wav -F model=whisper-base` answers with a job, and the same call
-//! through the `openai` package with a text.
+//! A request speaks OpenAI's dialect when its model is one of OpenAI's ids; or, with any other model, when an official
+//! OpenAI client sent it without a field that only our own dialect has. Everything else is native, whatever fields of
+//! OpenAI's it has. So `-F file=@a.wav -F model=whisper-base` answers with a job, and the same call through the `openai`
+//! package with a text.
 
 use poem::Request;
 use poem::http::header;
@@ -46,19 +46,6 @@ const MODELS: [OpenAiModel; 7] = {
         model("gpt-4o-transcribe-diarize", Family::GptDiarize),
     ]
 };
-
-/// Fields that only OpenAI's dialect has.
-const OPENAI_FIELDS: [&str; 9] = [
-    "response_format",
-    "timestamp_granularities",
-    "include",
-    "stream",
-    "chunking_strategy",
-    "known_speaker_names",
-    "known_speaker_references",
-    "languages",
-    "keywords",
-];
 
 /// Fields that only our own dialect has.
 const NATIVE_FIELDS: [&str; 21] = [
@@ -114,10 +101,7 @@ pub fn speaks_openai(fields: &Fields, openai_client: bool) -> bool {
     if family(model) != Family::Own {
         return true;
     }
-    if NATIVE_FIELDS.iter().any(|name| fields.has(name)) {
-        return false;
-    }
-    openai_client || OPENAI_FIELDS.iter().any(|name| fields.has(name))
+    openai_client && !NATIVE_FIELDS.iter().any(|name| fields.has(name))
 }
 
 #[cfg(test)]
@@ -125,38 +109,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dialect_follows_the_model_then_the_fields_then_the_client() {
+    fn the_dialect_follows_the_model_then_the_client() {
         for (fields, client, openai) in [
             (&[("model", "whisper-1")][..], false, true),
             (&[("model", "whisper-1"), ("retention", "1")], false, true),
             (&[("model", "whisper-nano")], false, false),
             (&[("model", "whisper-nano")], true, true),
+            (&[("model", "whisper-99")], true, true),
             (
-                &[("model", "whisper-99"), ("response_format", "json")],
+                &[("model", "whisper-nano"), ("response_format", "json")],
                 false,
-                true,
+                false,
             ),
             (
                 &[("model", "x"), ("timestamp_granularities[]", "word")],
                 false,
-                true,
-            ),
-            (
-                &[("model", "x"), ("chunking_strategy[type]", "auto")],
                 false,
-                true,
             ),
+            (&[("known_speaker_names[]", "Bob")], false, false),
+            (&[("chunking_strategy[type]", "auto")], true, true),
             (
-                &[
-                    ("model", "x"),
-                    ("response_format", "json"),
-                    ("speaker_detection", "none"),
-                ],
-                false,
+                &[("response_format", "json"), ("speaker_detection", "none")],
+                true,
                 false,
             ),
             (&[("model", "x"), ("retention", "1")], true, false),
-            (&[("model", "auto"), ("response_format", "")], false, false),
             (&[], false, false),
         ] {
             let mut form = Fields::default();
