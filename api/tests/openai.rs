@@ -72,7 +72,7 @@ async fn the_caller_waits_and_gets_the_text_in_its_format() {
         (&json!("transcribe"), &json!("en"), &json!("morning."))
     );
     assert!(verbose["duration"].as_f64().unwrap() > 1.0);
-    assert_eq!(verbose["segments"][1]["id"], 1);
+    assert!(verbose.get("segments").is_none(), "{verbose}");
 }
 
 #[tokio::test]

@@ -70,6 +70,8 @@ pub struct OpenAiRequest {
     pub format: ResponseFormat,
     /// Word times were asked for.
     pub words: bool,
+    /// Segments were asked for, as they are by who asks for nothing.
+    pub segments: bool,
     /// Log-probabilities were asked for.
     pub logprobs: bool,
     /// Answer with server-sent events.
@@ -95,9 +97,8 @@ fn read_fields(endpoint: Endpoint, fields: &Fields) -> Result<OpenAiRequest, Api
     }
     let format = response_format(fields, endpoint, family)?;
     let granularities = granularities(fields, format)?;
-    let words = granularities
-        .iter()
-        .any(|granularity| granularity == "word");
+    let words = granularities.iter().any(|asked| asked == "word");
+    let segments = granularities.is_empty() || granularities.iter().any(|asked| asked == "segment");
     let logprobs = includes_logprobs(fields, format, family)?;
     let known_speaker_names = known_speakers(fields, family)?;
     chunking_strategy(fields, family)?;
@@ -133,6 +134,7 @@ fn read_fields(endpoint: Endpoint, fields: &Fields) -> Result<OpenAiRequest, Api
         endpoint,
         format,
         words,
+        segments,
         logprobs,
         stream: fields.boolean("stream", false)?,
         parameters,

@@ -76,15 +76,18 @@ fn verbose_body(request: &OpenAiRequest, transcript: &Transcript) -> Value {
             .map(|word| json!({"word": word.text, "start": word.start, "end": word.end}))
             .collect()
     });
-    json!({
+    let mut body = json!({
         "task": if translated { "translate" } else { "transcribe" },
         "language": if translated { "en" } else { transcript.metadata.language.as_str() },
         "duration": transcript.metadata.audio_duration,
         "text": transcript.text.trim(),
-        "segments": segments,
         "words": words,
         "usage": usage(transcript),
-    })
+    });
+    if request.segments {
+        body["segments"] = segments.into();
+    }
+    body
 }
 
 fn diarized_body(transcript: &Transcript) -> Value {
@@ -131,16 +134,28 @@ fn speaker(transcript: &Transcript, id: Option<&str>) -> String {
     }
 }
 
-/// The log-probability of each word, from the probability its tokens had together.
+/// The text cut into tokens with a log-probability each, that of a word. Put together they are the text: each has what
+/// stands before its word, and the last what stands after.
 #[must_use]
 pub fn logprobs(transcript: &Transcript) -> Value {
-    words_of(transcript)
-        .filter_map(|word| {
-            let confidence = word.confidence?.max(f64::MIN_POSITIVE);
-            Some(json!({
-                "token": word.text, "bytes": word.text.as_bytes(), "logprob": confidence.ln().min(0.0),
-            }))
-        })
+    let text = transcript.text.trim();
+    let mut tokens: Vec<(&str, f64)> = Vec::new();
+    let mut done = 0;
+    for word in words_of(transcript).filter(|word| !word.text.is_empty()) {
+        let (Some(confidence), Some(at)) = (word.confidence, text[done..].find(&word.text)) else {
+            continue;
+        };
+        let end = done + at + word.text.len();
+        let logprob = confidence.max(f64::MIN_POSITIVE).ln().min(0.0);
+        tokens.push((&text[done..end], logprob));
+        done = end;
+    }
+    if let Some(last) = tokens.last_mut() {
+        last.0 = &text[done - last.0.len()..];
+    }
+    tokens
+        .into_iter()
+        .map(|(token, logprob)| json!({"token": token, "bytes": token.as_bytes(), "logprob": logprob}))
         .collect()
 }
 
@@ -198,7 +213,9 @@ mod tests {
             ("response_format", "verbose_json"),
             ("timestamp_granularities[]", "word"),
         ]);
-        assert_eq!(verbose_body(&request, &sample)["words"], json!([]));
+        let body = verbose_body(&request, &sample);
+        assert_eq!(body["words"], json!([]));
+        assert!(body.get("segments").is_none(), "only words were asked for");
     }
 
     #[test]
@@ -223,8 +240,32 @@ mod tests {
             body["words"][1],
             json!({"word": "there", "start": 1.0, "end": 2.0})
         );
-        let probability = logprobs(&sample)[0]["logprob"].as_f64().unwrap();
-        assert!((probability - 0.5f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_tokens_of_log_probabilities_make_up_the_text() {
+        let mut sample = transcript(&[(0.0, 1.0, "Hello,", None), (1.0, 2.0, "dear Bea!", None)]);
+        sample.text = " Hello, dear Bea! ".to_owned();
+        let word = |text: &str, confidence| Word {
+            text: text.to_owned(),
+            confidence,
+            ..Word::default()
+        };
+        sample.segments[0].words = Some(vec![word("Hello", Some(0.5))]);
+        sample.segments[1].words = Some(vec![
+            word("dear", None),
+            word("elsewhere", Some(0.5)),
+            word("Bea", Some(1.0)),
+        ]);
+        let tokens = logprobs(&sample);
+        assert_eq!(
+            tokens,
+            json!([
+                {"token": "Hello", "bytes": b"Hello", "logprob": 0.5f64.ln()},
+                {"token": ", dear Bea!", "bytes": b", dear Bea!", "logprob": 0.0},
+            ])
+        );
+        assert_eq!(logprobs(&transcript(&[])), json!([]));
     }
 
     #[test]
