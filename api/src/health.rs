@@ -89,10 +89,10 @@ pub struct Part {
 pub struct QueueObject {
     /// Stage.
     stage: String,
-    /// Engine.
-    engine_id: String,
-    /// Model.
-    model: String,
+    /// Engine; null for a stage without models.
+    engine_id: Option<String>,
+    /// Model; null for a stage without models.
+    model: Option<String>,
     /// Tasks that wait.
     waiting: i64,
     /// Tasks being run.
@@ -178,8 +178,8 @@ impl SystemApi {
                 .into_iter()
                 .map(|depth| QueueObject {
                     stage: depth.stage,
-                    engine_id: depth.engine,
-                    model: depth.model,
+                    engine_id: Some(depth.engine).filter(|engine| !engine.is_empty()),
+                    model: Some(depth.model).filter(|model| !model.is_empty()),
                     waiting: depth.ready + depth.scheduled + depth.held,
                     running: depth.running,
                     oldest_wait_seconds: depth.oldest_wait_seconds,
