@@ -1,4 +1,5 @@
-//! Cuts segments into cues that fit on a screen: greedy word wrap into lines, and a new cue when the lines run out.
+//! Cuts segments into cues that fit on a screen: greedy word wrap into lines, and as few cues as the lines allow, of
+//! about the same length, so that none is gone before it is read.
 //!
 //! A cue that is part of a segment gets its times from the words when the segment has them, and otherwise a share of
 //! the segment's time by its length in characters.
@@ -23,7 +24,7 @@ pub struct Cue {
 #[must_use]
 pub fn cut(segment: &TranscriptSegment, options: Options, indent: usize) -> Vec<Cue> {
     let words: Vec<&str> = segment.text.split_whitespace().collect();
-    let cues = wrap(&words, options, indent);
+    let cues = balanced(&words, options, indent);
     let times = split_times(segment, words.len(), &cues);
     cues.into_iter()
         .zip(times)
@@ -43,13 +44,29 @@ struct Wrapped {
     characters: usize,
 }
 
-fn wrap(words: &[&str], options: Options, indent: usize) -> Vec<Wrapped> {
+/// As few cues as possible, the longest as short as possible.
+fn balanced(words: &[&str], options: Options, indent: usize) -> Vec<Wrapped> {
+    let cues = wrap(words, options, indent, usize::MAX);
+    let total: usize = cues.iter().map(|cue| cue.characters).sum();
+    let longest = cues.iter().map(|cue| cue.characters).max().unwrap_or(0);
+    let least = total.div_ceil(cues.len().max(1));
+    (least..longest)
+        .map(|most| wrap(words, options, indent, most))
+        .find(|even| even.len() == cues.len())
+        .unwrap_or(cues)
+}
+
+/// Fills one cue after the other, each with at most `most` characters.
+fn wrap(words: &[&str], options: Options, indent: usize, most: usize) -> Vec<Wrapped> {
     let width = options.max_line_length.max(1);
     let mut cues: Vec<Wrapped> = Vec::new();
     let mut room = 0;
     for (index, piece) in pieces(words, width) {
         let length = piece.chars().count();
-        let fits = cues.last().is_some() && length < room;
+        let open = cues
+            .last()
+            .is_some_and(|cue| cue.characters + length <= most);
+        let fits = open && length < room;
         if let (true, Some(cue)) = (fits, cues.last_mut()) {
             if let Some(line) = cue.lines.last_mut() {
                 line.push(' ');
@@ -61,7 +78,7 @@ fn wrap(words: &[&str], options: Options, indent: usize) -> Vec<Wrapped> {
             continue;
         }
         match cues.last_mut() {
-            Some(cue) if cue.lines.len() < options.max_lines.max(1) => {
+            Some(cue) if open && cue.lines.len() < options.max_lines.max(1) => {
                 cue.lines.push(piece.to_owned());
                 cue.last_word = index;
                 cue.characters += length;
@@ -204,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_is_not_left_alone() {
+        let text = "alpha bravo charlie delta echo foxtrot golf";
+        let transcript = transcript(&[(0.0, 7.0, text, None)]);
+        let cues = cut(&transcript.segments[0], TWENTY, 0);
+        let lines: Vec<_> = cues.iter().map(|cue| cue.lines.join("|")).collect();
+        assert_eq!(
+            lines,
+            ["alpha bravo charlie", "delta echo foxtrot|golf"],
+            "two lines hold all but the last word"
+        );
+        assert!(cues[1].end - cues[1].start > 2.0, "{cues:?}");
+    }
+
+    #[test]
     fn a_script_without_spaces_is_cut_between_characters() {
         let transcript = transcript(&[(
             0.0,
@@ -220,9 +251,7 @@ mod tests {
             0,
         );
         assert_eq!(cues.len(), 2);
-        assert_eq!(
-            cues[0].lines,
-            ["これは空白のない長い", "文字列でありまして改"]
-        );
+        assert_eq!(cues[0].lines, ["これは空白のない長い"]);
+        assert_eq!(cues[1].lines, ["文字列でありまして改", "行が必要です"]);
     }
 }

@@ -83,8 +83,8 @@ mod tests {
             "[00:00.00]SPEAKER_00: Good morning.\n\
              [00:01.50] [cough] Excuse me.\n\
              [00:03.00]\n\
-             [00:06.00]Bea: The quick brown fox jumps over the\n\
-             [00:07.60]lazy dog\n\
+             [00:06.00]Bea: The quick brown fox\n\
+             [00:06.91]jumps over the lazy dog\n\
              [00:08.00]\n\
              [100:01.00]Late.\n\
              [100:02.00]\n"

@@ -64,8 +64,8 @@ mod tests {
         let transcript = transcript(&[(0.0, 10.0, text, None), (10.0, 11.0, "End.", None)]);
         assert_eq!(
             render(Some(&transcript), Options::default()),
-            "1\n00:00:00,000 --> 00:00:07,011\nThe quick brown fox jumps over the lazy\ndog and then it rests for a very long\n\n\
-             2\n00:00:07,011 --> 00:00:10,000\nwhile in the warm afternoon sun\n\n\
+            "1\n00:00:00,000 --> 00:00:05,057\nThe quick brown fox jumps over the lazy\ndog and then it\n\n\
+             2\n00:00:05,057 --> 00:00:10,000\nrests for a very long while in the warm\nafternoon sun\n\n\
              3\n00:00:10,000 --> 00:00:11,000\nEnd.\n"
         );
     }
