@@ -6,20 +6,37 @@ use dalston_test_postgres::TestDatabase;
 use crate::plan::{Worker, job, simple_plan, submit};
 
 #[tokio::test]
-async fn every_table_view_and_column_of_a_table_is_explained() {
+async fn every_table_view_column_and_function_is_explained() {
     let TestDatabase { pool, .. } = TestDatabase::create().await;
     let silent: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c
           where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v') and obj_description(c.oid) is null
          union all
          select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
-          where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
-            and col_description(c.oid, a.attnum) is null",
+          where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v') and a.attnum > 0
+            and not a.attisdropped and col_description(c.oid, a.attnum) is null
+         union all
+         select p.proname || '()' from pg_proc p
+          where p.pronamespace = 'public'::regnamespace and coalesce(obj_description(p.oid), '') = ''",
     )
     .fetch_all(&pool)
     .await
     .unwrap();
     assert_eq!(silent, Vec::<String>::new());
+    let said: String = sqlx::query_scalar("select obj_description('retry_job'::regproc)")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(said.starts_with("opens everything of a failed"), "{said}");
+    // What a view shows as it is means what it means in the table.
+    let said: String = sqlx::query_scalar(
+        "select col_description('job_details'::regclass, attnum) from pg_attribute
+          where attrelid = 'job_details'::regclass and attname = 'purge_after'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert!(!said.is_empty());
 }
 
 #[tokio::test]

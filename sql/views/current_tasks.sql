@@ -21,6 +21,14 @@ select t.id, t.job_id, t.tenant_id, t.name, t.capability_id, t.priority, t.fair_
    and t.id = any(q.tasks) and t.state = 0;
 
 comment on view current_tasks is 'Every task with the state it is in now. Operators look at task_overview.';
+comment on column current_tasks.job_id is 'Its job.';
+comment on column current_tasks.capability_id is 'What a worker must be able to run.';
+comment on column current_tasks.priority is 'Lower is claimed first; that of its job.';
+comment on column current_tasks.fair_key is 'Place in the fair order between tenants; smaller is claimed first.';
+comment on column current_tasks.ready_at is 'When it became ready for the current or last attempt.';
+comment on column current_tasks.started_at is 'When the current or last attempt began.';
+comment on column current_tasks.worker_id is 'Who runs it.';
+comment on column current_tasks.lease_expires_at is 'Until when its worker holds it, unless the worker says more.';
 comment on column current_tasks.state is '0 pending, 1 ready, 2 running, 3 completed, 4 failed, 5 skipped, 6 cancelled, 7 scheduled (backoff), 8 held (its tenant is at its cap). task_state() names them.';
 comment on column current_tasks.attempt is 'Number of the current or last attempt, from 1; an attempt handed back does not count.';
 comment on column current_tasks.lease is 'Fencing token of the attempt that runs.';

@@ -15,6 +15,9 @@ select j.id, j.status, round((job_progress(j.id, j.status) * 100)::numeric, 1) a
  order by j.created_at desc;
 
 comment on view job_overview is 'Every job on one line, newest first.';
+comment on column job_overview.id is 'The job; UUID version 7, so ids sort by time.';
+comment on column job_overview.tenant is 'Name of the tenant that owns it.';
+comment on column job_overview.name is 'Name of the job, shown to people.';
 comment on column job_overview.percent is 'Share of the work done.';
 comment on column job_overview.stage is 'Stage being worked on.';
 comment on column job_overview.audio_s is 'Length of the audio in seconds.';

@@ -18,6 +18,10 @@ select coalesce(m.id, h.model) as id, coalesce(h.engine, m.engine) as engine, co
      where v.last_seen_at > dalston_now() - interval '1 min' group by w.model) h on h.model = m.id;
 
 comment on view model_registry is 'Every model that somebody touched or a live worker has, and how it stands. Models of the catalogue that nobody touched are not in it.';
+comment on column model_registry.id is 'Model id, for example onnx-community/whisper-base.';
+comment on column model_registry.engine is 'Engine that runs it; null until known.';
+comment on column model_registry.stage is 'Stage it serves; null until known.';
 comment on column model_registry.status is 'not_downloaded, downloading, ready (a live worker has it) or failed.';
 comment on column model_registry.workers is 'Live workers that have it on their disk.';
 comment on column model_registry.stored is 'The object store has it, for workers that fetch their models from there.';
+comment on column model_registry.created_at is 'When it was first touched, or put on a worker, whichever was earlier.';

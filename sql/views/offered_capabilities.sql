@@ -11,4 +11,5 @@ select distinct on (k.id) k.id as capability_id, k.stage, k.engine, k.model,
  order by k.id, c.device desc, w.started_at desc;
 
 comment on view offered_capabilities is 'What the live workers can run between them, one row per capability; where several offer the same, cuda goes before cpu, then the newest worker.';
+comment on column offered_capabilities.capability_id is 'Number of the capability, as in tasks.';
 comment on column offered_capabilities.offer is 'Stage, engine, model and what a planner must know, as JSON.';

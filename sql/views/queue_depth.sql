@@ -17,6 +17,7 @@ select k.id as capability_id, k.stage, k.engine, k.model,
  where q.ready > 0 or r.running > 0 or s.scheduled > 0 or h.held > 0 or w.workers > 0;
 
 comment on view queue_depth is 'How much work waits for each capability, and how many live workers can do it.';
+comment on column queue_depth.capability_id is 'Number of the capability, as in tasks.';
 comment on column queue_depth.ready is 'Tasks that may be claimed now.';
 comment on column queue_depth.scheduled is 'Tasks waiting for their next attempt.';
 comment on column queue_depth.held is 'Tasks whose tenant is at its cap.';

@@ -32,5 +32,8 @@ select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, 
  where t.state in (0, 1, 2, 7, 8) and j.completed_at is null;
 
 comment on view stuck_tasks is 'Tasks that will not move by themselves, and why. Empty on a healthy system.';
+comment on column stuck_tasks.id is 'The task.';
+comment on column stuck_tasks.job_id is 'Its job.';
+comment on column stuck_tasks.state is 'pending, ready, running, scheduled (waits for its next attempt) or held (its tenant is at its cap).';
 comment on column stuck_tasks.reason is 'What is wrong.';
-comment on column stuck_tasks.for_how_long is 'Since when.';
+comment on column stuck_tasks.for_how_long is 'How long that has been so.';

@@ -9,6 +9,10 @@ select t.id, t.job_id, k.stage, t.name, k.engine, k.model, task_status(t.state) 
   left join task_payloads p on p.task_id = t.id;
 
 comment on view task_details is 'A task as the API reads it. Operators look at task_overview.';
+comment on column task_details.id is 'The task.';
+comment on column task_details.job_id is 'Its job.';
+comment on column task_details.ready_at is 'When it became ready for the current or last attempt.';
+comment on column task_details.started_at is 'When the current or last attempt began.';
 comment on column task_details.status is 'State as a user sees it.';
 comment on column task_details.dependencies is 'Tasks that must be done first.';
 comment on column task_details.error is 'Why it failed, while that matters.';

@@ -11,6 +11,12 @@ select t.id, t.job_id, t.name, task_state(t.state) as state, k.stage, k.engine, 
   left join workers w on w.id = t.worker_id;
 
 comment on view task_overview is 'Every task on one line with its state by name.';
+comment on column task_overview.id is 'The task.';
+comment on column task_overview.job_id is 'Its job.';
+comment on column task_overview.priority is 'Lower is claimed first; that of its job.';
+comment on column task_overview.percent is 'Share of its audio that is done.';
+comment on column task_overview.ready_at is 'When it became ready for the current or last attempt.';
+comment on column task_overview.started_at is 'When the current or last attempt began.';
 comment on column task_overview.state is 'pending, ready, running, completed, failed, skipped, cancelled, scheduled (waits for its next attempt) or held (its tenant is at its cap).';
 comment on column task_overview.worker is 'Host that runs it.';
 comment on column task_overview.unmet is 'Needs that are not done yet.';

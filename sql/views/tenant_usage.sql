@@ -15,6 +15,11 @@ select n.id, n.name, n.weight, n.max_running,
  order by n.name;
 
 comment on view tenant_usage is 'What each tenant has in the queue, and what was finished for it in the last day.';
+comment on column tenant_usage.id is 'The tenant.';
+comment on column tenant_usage.unfinished_jobs is 'Jobs that have not ended.';
+comment on column tenant_usage.ready_tasks is 'Tasks that may be claimed now.';
+comment on column tenant_usage.running_tasks is 'Tasks being run.';
+comment on column tenant_usage.jobs_last_day is 'Jobs finished in the last day.';
 comment on column tenant_usage.max_running is 'Its cap on ready and running tasks; null is none.';
 comment on column tenant_usage.held_tasks is 'Tasks waiting for its cap.';
 comment on column tenant_usage.audio_hours_last_day is 'Hours of audio in jobs finished in the last day.';

@@ -9,5 +9,6 @@ select w.id, w.hostname, w.version, w.device, w.slots, w.active_tasks, w.loaded_
   from workers w;
 
 comment on view worker_details is 'A worker as the API reads it. Operators look at worker_status.';
+comment on column worker_details.id is 'The worker.';
 comment on column worker_details.status is 'live, draining, or silent: no heartbeat for a minute.';
 comment on column worker_details.capabilities is 'What it can run, as JSON.';

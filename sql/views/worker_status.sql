@@ -10,6 +10,8 @@ select d.id, d.hostname as host, d.status, d.device, d.slots,
  order by d.hostname, d.started_at;
 
 comment on view worker_status is 'Every worker on one line.';
+comment on column worker_status.id is 'The worker.';
+comment on column worker_status.host is 'Host it runs on.';
 comment on column worker_status.status is 'live, draining, or silent: no heartbeat for a minute.';
 comment on column worker_status.running is 'Tasks it holds according to the database.';
 comment on column worker_status.said_running is 'Tasks it said it was running at its last heartbeat.';

@@ -271,9 +271,11 @@ async fn replace_code(tx: &mut PgTransaction<'_>, state: &State) -> Result<(), D
             replace_function(tx, name, text).await?;
         }
     }
-    for (_, text) in VIEWS {
+    for (name, text) in VIEWS {
         sqlx::raw_sql(*text).execute(&mut **tx).await?;
+        inherit_comments(tx, name).await?;
     }
+    comment_functions(tx).await?;
 
     sqlx::query("delete from schema_code")
         .persistent(false)
@@ -287,6 +289,64 @@ async fn replace_code(tx: &mut PgTransaction<'_>, state: &State) -> Result<(), D
     .bind(sums)
     .execute(&mut **tx)
     .await?;
+    Ok(())
+}
+
+/// A column that a view shows as it is under the name it has there keeps its comment. Where several relations have a
+/// column of that name, the view's own file says which is meant.
+async fn inherit_comments(tx: &mut PgTransaction<'_>, view: &str) -> Result<(), DbError> {
+    let comments: Vec<String> = sqlx::query_scalar(
+        "select format('comment on column %I.%I is %L', $1, a.attname, min(col_description(s.attrelid, s.attnum)))
+           from pg_attribute a
+           join pg_rewrite r on r.ev_class = a.attrelid
+           join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                           and d.refclassid = 'pg_class'::regclass and d.refobjid <> a.attrelid
+           join pg_attribute s on s.attrelid = d.refobjid and s.attnum = d.refobjsubid and s.attname = a.attname
+          where a.attrelid = to_regclass(quote_ident($1)) and a.attnum > 0
+            and col_description(a.attrelid, a.attnum) is null
+          group by a.attname having count(distinct s.attrelid) = 1",
+    )
+    .persistent(false)
+    .bind(view)
+    .fetch_all(&mut **tx)
+    .await?;
+    run_together(tx, comments).await
+}
+
+/// A function is explained by what its file begins with, up to the first empty line.
+async fn comment_functions(tx: &mut PgTransaction<'_>) -> Result<(), DbError> {
+    let (names, comments): (Vec<&str>, Vec<String>) = FUNCTIONS
+        .iter()
+        .map(|(name, text)| (*name, explanation(name, text)))
+        .unzip();
+    let statements: Vec<String> = sqlx::query_scalar(
+        "select format('comment on function %I is %L', name, comment) from unnest($1::text[], $2::text[]) as f (name, comment)",
+    )
+    .persistent(false)
+    .bind(names)
+    .bind(comments)
+    .fetch_all(&mut **tx)
+    .await?;
+    run_together(tx, statements).await
+}
+
+/// What the comment at the beginning of a file says after the name.
+fn explanation(name: &str, text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .map_while(|line| line.strip_prefix("-- "))
+        .collect();
+    let comment = lines.join(" ");
+    let said = comment
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix(": "));
+    said.unwrap_or(&comment).to_owned()
+}
+
+async fn run_together(tx: &mut PgTransaction<'_>, statements: Vec<String>) -> Result<(), DbError> {
+    sqlx::raw_sql(AssertSqlSafe(statements.join(";")))
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 
@@ -375,6 +435,12 @@ mod tests {
             numbers,
             (1..=i32::try_from(MIGRATIONS.len()).unwrap()).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn a_function_is_explained_by_the_first_paragraph_of_its_file() {
+        let text = "-- end_it: ends it. Called\n-- by all.\n--\n-- Long story.\ncreate";
+        assert_eq!(explanation("end_it", text), "ends it. Called by all.");
     }
 
     #[test]
