@@ -2,6 +2,7 @@
 //! workers share, and nothing else.
 
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +145,7 @@ impl Storage {
     pub fn open(config: &StorageConfig) -> Result<Self, StorageError> {
         let backend = match config {
             StorageConfig::Folder(root) => {
-                std::fs::create_dir_all(root).map_err(|error| {
+                make_folder(root).map_err(|error| {
                     StorageError::Config(format!("cannot create {}: {error}", root.display()))
                 })?;
                 let root = root
@@ -348,6 +349,22 @@ impl Storage {
     }
 }
 
+/// Makes the folder when it is missing: what people say is for nobody else on the machine. One that is there keeps the
+/// rights its owner gave it.
+fn make_folder(root: &std::path::Path) -> std::io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = root.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(root) {
+        // Another process was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
 fn s3_client(config: &S3Config, endpoint: Option<&String>) -> Result<AmazonS3, StorageError> {
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&config.bucket)
@@ -366,4 +383,26 @@ fn s3_client(config: &S3Config, endpoint: Option<&String>) -> Result<AmazonS3, S
     builder
         .build()
         .map_err(|error| StorageError::Config(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_folder_is_its_owners_alone_and_an_old_one_stays_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("data/objects");
+        let rights = || root.metadata().unwrap().permissions().mode() & 0o777;
+        let open = || Storage::open(&StorageConfig::Folder(root.clone())).map(drop);
+        open().unwrap();
+        assert_eq!(rights(), 0o700);
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o750)).unwrap();
+        open().unwrap();
+        assert_eq!(rights(), 0o750);
+    }
 }
