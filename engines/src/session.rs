@@ -214,7 +214,10 @@ impl Runtime {
             Device::Cuda => {
                 runtime
                     .probe_cuda()
-                    .map_err(|message| EngineError::CudaUnavailable { message })?;
+                    .map_err(|message| EngineError::CudaUnavailable {
+                        // It becomes part of a sentence.
+                        message: message.trim_end_matches('.').to_owned(),
+                    })?;
                 runtime.device = Device::Cuda;
             }
             Device::Auto => match runtime.probe_cuda() {
@@ -456,6 +459,7 @@ mod tests {
             Device::Cpu => {
                 let message = asked.unwrap_err().to_string();
                 assert!(message.contains("DALSTON_DEVICE=cpu"), "{message}");
+                assert!(!message.contains(".."), "{message}");
             }
             Device::Auto => panic!("auto is not a device"),
         }
