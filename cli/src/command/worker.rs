@@ -7,9 +7,10 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use dalston_engines::Device;
 use dalston_schema::capability::CapabilityFilter;
+use dalston_schema::{Stage, catalogue};
 use dalston_worker::WorkerConfig;
 use dalston_worker::config::ModelSource;
-use dalston_worker::load_engine::LoadEngineConfig;
+use dalston_worker::load_engine::{self, LoadEngineConfig};
 use dalston_worker::model_store::HubSettings;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +80,7 @@ fn worker_config(
 ) -> anyhow::Result<WorkerConfig> {
     let capabilities = options.capabilities.iter().map(|name| {
         name.parse::<CapabilityFilter>()
+            .and_then(|filter| offerable(filter, config.load_engine_factor.is_some()))
             .map_err(|error| Usage(format!("--capabilities: {error}")))
     });
     let defaults = WorkerConfig::new(
@@ -128,9 +130,81 @@ fn worker_config(
     })
 }
 
+/// Refuses what no worker of this version could ever offer: it would run for ever and do nothing.
+fn offerable(filter: CapabilityFilter, load_engine: bool) -> Result<CapabilityFilter, String> {
+    let Some(engine) = &filter.engine else {
+        return Ok(filter);
+    };
+    let stage = filter.stage;
+    let mut engines: Vec<&str> = catalogue::entries()
+        .iter()
+        .filter(|entry| entry.stage == stage && stage != Stage::Prepare && !entry.component)
+        .map(|entry| entry.engine.as_str())
+        .filter(|engine| catalogue::catalogue().serves(engine))
+        .collect();
+    if load_engine && stage == Stage::Transcribe {
+        engines.push(load_engine::NAME);
+    }
+    engines.sort_unstable();
+    engines.dedup();
+    if engines.contains(&engine.as_str()) {
+        return Ok(filter);
+    }
+    Err(match engines.as_slice() {
+        [] => format!("{stage} has no engines; write {stage} alone"),
+        known => format!(
+            "there is no engine {engine} for {stage}; there is {}",
+            known.join(", ")
+        ),
+    })
+}
+
 /// The library that the configuration names, or the one `make setup` fetched; without either the engine looks around.
 fn runtime_library(config: &Config) -> Option<PathBuf> {
     let fetched =
         || Some(config.runtime_dir.join("libonnxruntime.so")).filter(|library| library.exists());
     config.ort_library.clone().or_else(fetched)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_that_no_worker_could_offer_is_refused() {
+        let read = |text: &str, load_engine| {
+            let filter = text.parse::<CapabilityFilter>();
+            filter.and_then(|filter| offerable(filter, load_engine))
+        };
+        for text in [
+            "transcribe",
+            "transcribe/whisper",
+            "align/wav2vec2/my/own-model",
+            "diarize/pyannote",
+        ] {
+            assert!(read(text, false).is_ok(), "{text}");
+        }
+        assert!(read("transcribe/sleep", true).is_ok());
+        for (text, said) in [
+            (
+                "transcribe/foo",
+                "there is no engine foo for transcribe; there is parakeet, whisper",
+            ),
+            (
+                "align/whisper",
+                "there is no engine whisper for align; there is wav2vec2",
+            ),
+            ("merge/foo", "merge has no engines; write merge alone"),
+            (
+                "prepare/silero-vad",
+                "prepare has no engines; write prepare alone",
+            ),
+            (
+                "transcribe/sleep",
+                "there is no engine sleep for transcribe; there is parakeet, whisper",
+            ),
+        ] {
+            assert_eq!(read(text, false), Err(said.to_owned()));
+        }
+    }
 }
