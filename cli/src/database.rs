@@ -2,14 +2,22 @@
 //! an embedded server started for the call.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
-use dalston_schema::db::{self, DatabaseConfig, PgPool};
-use secrecy::SecretString;
+use anyhow::{Context, bail};
+use dalston_schema::db::{self, DatabaseConfig, DbError, PgPool};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
+use url::Url;
 
 use crate::Usage;
 use crate::config::Config;
 use crate::postgres::{self, Options, Postgres};
+
+/// PostgreSQL's port.
+const POSTGRES_PORT: u16 = 5432;
+/// How long a server that did not answer is given to say why.
+const REACH_LIMIT: Duration = Duration::from_secs(3);
 
 /// A database to work on. An embedded server started for it stops when this is dropped.
 #[derive(Debug)]
@@ -92,6 +100,24 @@ impl Database {
         db::connect(&connection).context("DATABASE_URL")
     }
 
+    /// Puts the reason into an error that only knows that no connection came about in time: which server did not answer,
+    /// and how it can be told.
+    pub async fn explain<T>(&self, done: anyhow::Result<T>) -> anyhow::Result<T> {
+        let Err(error) = done else { return done };
+        let unreachable = error
+            .downcast_ref::<DbError>()
+            .is_some_and(DbError::is_transient);
+        match unreachable.then(|| address(&self.url)).flatten() {
+            Some((host, port)) => match try_to_reach(&host, port).await {
+                Err(reason) => {
+                    bail!("the database at {host}:{port} cannot be reached: {reason}")
+                }
+                Ok(()) => Err(error),
+            },
+            None => Err(error),
+        }
+    }
+
     /// Where the server's client programs lie, when it is ours.
     pub fn bin(&self) -> Option<&Path> {
         self.server.as_ref().map(Postgres::bin)
@@ -106,6 +132,23 @@ impl Database {
     }
 }
 
+/// Host and port of a URL; `None` for a socket in a folder.
+fn address(url: &SecretString) -> Option<(String, u16)> {
+    let url = Url::parse(url.expose_secret()).ok()?;
+    let host = url.host_str().filter(|host| !host.is_empty())?;
+    let host = host.trim_matches(['[', ']']).to_owned();
+    Some((host, url.port().unwrap_or(POSTGRES_PORT)))
+}
+
+async fn try_to_reach(host: &str, port: u16) -> Result<(), String> {
+    let connecting = TcpStream::connect((host, port));
+    match tokio::time::timeout(REACH_LIMIT, connecting).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer in {} s", REACH_LIMIT.as_secs())),
+    }
+}
+
 /// The embedded server's folder.
 pub fn directory(data_dir: &Path) -> PathBuf {
     data_dir.join("postgres")
@@ -117,4 +160,44 @@ pub fn search(config: &Config) -> Vec<PathBuf> {
         config.runtime_dir.join("postgresql/bin"),
         "/opt/dalston/postgresql/bin".into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_reached_is_named_with_the_reason() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        let database = Database {
+            url: format!("postgres://user:hunter2@127.0.0.1:{port}/x").into(),
+            server: None,
+        };
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failed: anyhow::Result<()> =
+            Err(anyhow::Error::from(DbError::Sqlx(refused.into())).context("migrating"));
+        let error = database.explain(failed).await.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("127.0.0.1:{port} cannot be reached: "))
+                && error.contains("refused")
+                && !error.contains("hunter2"),
+            "{error}"
+        );
+        let other: anyhow::Result<()> = Err(anyhow::anyhow!("something else"));
+        let error = database.explain(other).await.unwrap_err().to_string();
+        assert_eq!(error, "something else");
+    }
+
+    #[test]
+    fn a_socket_in_a_folder_has_no_address() {
+        let of = |url: &str| address(&url.to_owned().into());
+        assert_eq!(of("postgres:///x?host=/run/postgresql"), None);
+        assert_eq!(of("postgres://u@[::1]/x"), Some(("::1".to_owned(), 5432)));
+    }
 }

@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            print::note(format!("dalston: {error:#}"));
+            print::note(format!("dalston: {}", print::chain(&error)));
             exit_code(&error)
         }
     }

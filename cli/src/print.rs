@@ -41,6 +41,17 @@ pub fn note(text: impl AsRef<str>) {
     writeln!(std::io::stderr(), "{}", text.as_ref()).ok();
 }
 
+/// An error with its causes on one line. Many libraries' errors say their cause themselves; it is not said again.
+pub fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.is_empty() || said.ends_with(&cause) {
+            return if said.is_empty() { cause } else { said };
+        }
+        format!("{said}: {cause}")
+    })
+}
+
 /// Lays rows out in columns two spaces apart, under a heading; the last column is not padded.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
@@ -117,6 +128,14 @@ mod tests {
             table(["ID", "NAME", "Z"], &rows),
             "ID    NAME  Z\na     ü     x\nlong        yy"
         );
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file")
+            .context("opening x: no such file")
+            .context("reading the list");
+        assert_eq!(chain(&error), "reading the list: opening x: no such file");
     }
 
     #[test]

@@ -63,9 +63,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Migrates the database and makes its first key; answers a key that must be shown.
 pub async fn prepare(config: &Config, database: &Database) -> anyhow::Result<Option<SecretString>> {
     let pool = database.pool(config)?;
-    let report = migrate::migrate(&pool)
+    let migrated = migrate::migrate(&pool)
         .await
-        .context("bringing the database's schema up to date")?;
+        .context("bringing the database's schema up to date");
+    let report = database.explain(migrated).await?;
     tracing::info!(
         server = report.server_version,
         applied = report.applied.len(),

@@ -28,6 +28,7 @@ pub async fn run(options: Migrate, config: Config) -> anyhow::Result<()> {
     } else {
         apply(&pool, options.json).await
     };
+    let done = database.explain(done).await;
     pool.close().await;
     database.close().await?;
     done

@@ -255,7 +255,7 @@ impl Transcribe {
                 }
                 Err(error) => {
                     failed = true;
-                    print::note(format!("{}: {error:#}", source.name()));
+                    print::note(format!("{}: {}", source.name(), print::chain(&error)));
                 }
             }
         }
