@@ -1,5 +1,6 @@
 //! Finds the server that a client command talks to, and starts one for the call when the local one does not run.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +16,6 @@ use crate::config::Config;
 use crate::print;
 use crate::private_file;
 
-/// Where clients look when nothing says otherwise.
-const DEFAULT: &str = "http://127.0.0.1:8000";
 /// Longest wait for a server started for the call; its first start makes the database.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -42,7 +41,7 @@ pub struct Connection {
 
 impl Connection {
     /// Finds the server: the one named by `--server` or `DALSTON_SERVER`; else the one that runs on this data folder; else
-    /// the one on the default port.
+    /// the one that the settings of a server on this machine would make.
     pub async fn open(config: &Config, absent: Absent) -> anyhow::Result<Connection> {
         if let Some(server) = &config.server {
             let client = Client::new(server, key(config, server)?)?;
@@ -55,8 +54,9 @@ impl Connection {
             Some(address) => Some(Client::new(&address, key(config, &address)?)?),
             None => None,
         };
-        // A server on the default port that did not write itself down here is somebody else's: the kept key is not for it.
-        let default = Client::new(DEFAULT, config.api_key.clone())?;
+        let own = own_address(config);
+        // A server there that did not write itself down here is somebody else's: the kept key is not for it.
+        let default = Client::new(&own, config.api_key.clone())?;
         for client in recorded.into_iter().chain([default]) {
             if client.is_healthy().await {
                 return Ok(Connection {
@@ -67,7 +67,7 @@ impl Connection {
         }
         match absent {
             Absent::Fail => bail!(
-                "no server answers at {DEFAULT}. Start one with `dalston serve`, or name one with --server"
+                "no server answers at {own}. Start one with `dalston serve`, or name one with --server"
             ),
             Absent::Start { quiet } => start(config, quiet).await,
         }
@@ -100,6 +100,16 @@ impl Drop for Connection {
 fn terminate(server: &Child) {
     // SAFETY: signals a child of ours that is not waited for yet.
     unsafe { libc::kill(server.id().cast_signed(), libc::SIGTERM) };
+}
+
+/// Where a server on this machine is by its settings; one on every interface is reached through loopback.
+pub fn own_address(config: &Config) -> String {
+    let host = match config.host {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    format!("http://{}", SocketAddr::new(host, config.port))
 }
 
 /// Where a running server writes down its address for the clients of its data folder.
@@ -224,5 +234,16 @@ mod tests {
         assert_eq!(sent("http://[::1]:9000").as_deref(), Some("dk_kept"));
         assert_eq!(sent("https://speech.example.org"), None);
         assert_eq!(sent("http://localhost.example.org"), None);
+    }
+
+    #[test]
+    fn a_server_on_every_interface_is_reached_through_loopback() {
+        let check = |host: &str, address: &str| {
+            let config = Config::load(&[("DALSTON_HOST", host.to_owned())], |_| None).unwrap();
+            assert_eq!(own_address(&config), address);
+        };
+        check("127.0.0.1", "http://127.0.0.1:8000");
+        check("0.0.0.0", "http://127.0.0.1:8000");
+        check("::", "http://[::1]:8000");
     }
 }

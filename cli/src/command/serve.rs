@@ -4,7 +4,6 @@
 
 mod worker_process;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +15,7 @@ use super::api;
 use crate::client::Client;
 use crate::config::Config;
 use crate::database::Database;
-use crate::local_server::address_file;
+use crate::local_server::{address_file, own_address};
 use crate::{print, private_file, stop};
 
 use worker_process::WorkerProcess;
@@ -70,7 +69,7 @@ async fn with_database(
         ended
     };
     let worker = WorkerProcess::new(config, database)?;
-    let address = client_address(config);
+    let address = own_address(config);
     let (api, worker, announced) = tokio::join!(
         api,
         worker.supervise(shutdown),
@@ -105,19 +104,6 @@ async fn announce(
     Ok(())
 }
 
-/// The address for clients on this machine: a server on every interface is reached through loopback.
-fn client_address(config: &Config) -> String {
-    let host = match config.host {
-        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    };
-    match host {
-        IpAddr::V4(host) => format!("http://{host}:{}", config.port),
-        IpAddr::V6(host) => format!("http://[{host}]:{}", config.port),
-    }
-}
-
 /// Finds out before the database starts that the port is taken, so that the message comes at once and stands alone.
 fn check_port(config: &Config) -> anyhow::Result<()> {
     std::net::TcpListener::bind((config.host, config.port))
@@ -130,17 +116,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-
-    #[test]
-    fn a_server_on_every_interface_is_reached_through_loopback() {
-        let check = |host: &str, address: &str| {
-            let config = Config::load(&[("DALSTON_HOST", host.to_owned())], |_| None).unwrap();
-            assert_eq!(client_address(&config), address);
-        };
-        check("127.0.0.1", "http://127.0.0.1:8000");
-        check("0.0.0.0", "http://127.0.0.1:8000");
-        check("::", "http://[::1]:8000");
-    }
 
     #[test]
     fn a_taken_port_is_named_with_the_remedy() {

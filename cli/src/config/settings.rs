@@ -377,7 +377,7 @@ pub const GROUPS: &[Group] = &[
             "DALSTON_SERVER",
             Kind::HttpUrl,
             "",
-            "server of the client commands; unset: the one on this data folder, else http://127.0.0.1:8000",
+            "server of the client commands; unset: the one on this data folder, else the one at DALSTON_HOST and DALSTON_PORT",
         )],
     },
 ];
