@@ -19,9 +19,9 @@ use crate::print;
 pub struct Export {
     /// The job's id
     id: String,
-    /// What to write
-    #[arg(long, short = 'f', value_enum, default_value = "txt")]
-    format: Format,
+    /// What to write; without it what the name of the output file says, else txt
+    #[arg(long, short = 'f', value_enum)]
+    format: Option<Format>,
     /// File to write to; without it, standard output
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
@@ -56,6 +56,7 @@ pub async fn run(options: Export, config: Config) -> anyhow::Result<()> {
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect();
+    let format = Format::choose(options.format, options.output.as_deref());
     let text = client
         .text(
             &[
@@ -64,7 +65,7 @@ pub async fn run(options: Export, config: Config) -> anyhow::Result<()> {
                 "transcriptions",
                 &options.id,
                 "export",
-                options.format.as_str(),
+                format.as_str(),
             ],
             &query,
         )

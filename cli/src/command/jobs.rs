@@ -73,9 +73,9 @@ pub struct Wait {
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
-    /// What to print
-    #[arg(long, short = 'f', value_enum, default_value = "txt")]
-    format: Format,
+    /// What to print; without it what the name of the output file says, else txt
+    #[arg(long, short = 'f', value_enum)]
+    format: Option<Format>,
     /// File to write to
     #[arg(long, short = 'o', value_name = "FILE")]
     output: Option<PathBuf>,
@@ -240,11 +240,9 @@ async fn wait(client: &Client, options: Wait, quiet: bool) -> anyhow::Result<Exi
         }
         return Ok(ExitCode::FAILURE);
     }
+    let format = Format::choose(options.format, options.output.as_deref());
     let text = client
-        .text(
-            &path(&[&options.id, "export", options.format.as_str()]),
-            &[],
-        )
+        .text(&path(&[&options.id, "export", format.as_str()]), &[])
         .await?;
     super::export::write(options.output.as_deref(), &text)?;
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ mod output;
 mod progress;
 mod request;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -59,9 +59,9 @@ pub struct Transcribe {
     /// Where to write: a file, or a folder when there are several inputs; without it, standard output
     #[arg(long, short = 'o', value_name = "PATH")]
     output: Option<PathBuf>,
-    /// What to write
-    #[arg(long, short = 'f', value_enum, default_value = "txt")]
-    format: Format,
+    /// What to write; without it what the name of the output file says, else txt
+    #[arg(long, short = 'f', value_enum)]
+    format: Option<Format>,
     /// Wait for the result (this is the default)
     #[arg(long, short = 'w', overrides_with = "no_wait")]
     wait: bool,
@@ -111,20 +111,27 @@ impl Format {
             Format::Lrc => "lrc",
         }
     }
+
+    /// The form that was asked for, else the one that the name of the output file says, else text.
+    pub fn choose(asked: Option<Format>, output: Option<&Path>) -> Format {
+        let named = || {
+            let extension = output?.extension()?.to_str()?.to_ascii_lowercase();
+            let forms = Format::value_variants().iter();
+            forms.copied().find(|form| form.as_str() == extension)
+        };
+        asked.or_else(named).unwrap_or(Format::Txt)
+    }
 }
 
 /// Transcribes everything and answers 1 when something failed.
 pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Result<ExitCode> {
     let sources = options.sources()?;
     let fields = options.request.fields()?;
+    let format = options.format(sources.len())?;
     let destination = Destination::choose(
         options.output.as_deref(),
         sources.len(),
-        if options.json {
-            Format::Json
-        } else {
-            options.format
-        },
+        if options.json { Format::Json } else { format },
     )?;
     let connection = Connection::open(&config, Absent::Start { quiet }).await?;
     let bars = Bars::new(quiet);
@@ -132,7 +139,12 @@ pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Re
         .map(|source| one(&connection.client, source, &fields, options.no_wait, &bars));
     let results: Vec<anyhow::Result<Value>> = work.buffered(AT_A_TIME).collect().await;
     let code = options
-        .finish(&connection.client, &sources, results, &destination)
+        .finish(
+            &connection.client,
+            &sources,
+            results,
+            (&destination, format),
+        )
         .await;
     connection.close().await?;
     code
@@ -194,6 +206,22 @@ impl Transcribe {
         Ok(sources)
     }
 
+    /// The form of the transcripts. Most are files of their own, and no longer any when several follow each other.
+    fn format(&self, inputs: usize) -> anyhow::Result<Format> {
+        let output = self.output.as_deref();
+        let format = Format::choose(self.format, output.filter(|_| inputs == 1));
+        let texts = self.json || self.no_wait || self.show_words;
+        if inputs > 1 && output.is_none() && !texts && !matches!(format, Format::Txt | Format::Json)
+        {
+            let form = format.as_str();
+            return Err(Usage(format!(
+                "{inputs} inputs give {inputs} {form} files; name a folder for them with --output"
+            ))
+            .into());
+        }
+        Ok(format)
+    }
+
     /// The files of one recording.
     fn in_tracks(&self, sources: Vec<Source>) -> anyhow::Result<Vec<Track>> {
         if self.offsets.len() > sources.len() || sources.len() < 2 {
@@ -222,10 +250,10 @@ impl Transcribe {
         client: &Client,
         sources: &[Source],
         results: Vec<anyhow::Result<Value>>,
-        destination: &Destination,
+        (destination, format): (&Destination, Format),
     ) -> anyhow::Result<ExitCode> {
         let layout = Layout {
-            format: self.format,
+            format,
             speakers: !self.no_speakers,
             words: self.show_words,
             heading: sources.len() > 1,
@@ -308,6 +336,37 @@ mod tests {
             sources.as_slice(),
             [Source::Url(_), Source::Url(_)]
         ));
+    }
+
+    #[test]
+    fn the_form_follows_the_option_then_the_name_of_the_file() {
+        for (words, inputs, form) in [
+            (&["a.wav"][..], 1, Format::Txt),
+            (&["a.wav", "-o", "a.SRT"], 1, Format::Srt),
+            (&["a.wav", "-o", "a.srt", "-f", "vtt"], 1, Format::Vtt),
+            (&["a.wav", "-o", "transcript.docx"], 1, Format::Txt),
+            (&["a.wav", "b.wav", "-o", "folder.srt"], 2, Format::Txt),
+            (
+                &["a.wav", "b.wav", "-o", "out", "-f", "srt"],
+                2,
+                Format::Srt,
+            ),
+            (&["a.wav", "b.wav", "-f", "json"], 2, Format::Json),
+            (
+                &["a.wav", "b.wav", "-f", "srt", "--no-wait"],
+                2,
+                Format::Srt,
+            ),
+        ] {
+            assert_eq!(parse(words).format(inputs).unwrap(), form, "{words:?}");
+        }
+        let error = parse(&["a.wav", "b.wav", "-f", "srt"])
+            .format(2)
+            .unwrap_err();
+        assert!(
+            error.is::<Usage>() && error.to_string().contains("--output"),
+            "{error}"
+        );
     }
 
     #[test]
