@@ -95,7 +95,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_RATE_LIMIT_REQUESTS_PER_MINUTE",
                 Kind::Integer(1, 1_000_000),
                 "600",
-                "requests of one key in a minute",
+                "submits and deletions of one tenant in a minute",
             ),
             setting(
                 "DALSTON_RATE_LIMIT_CONCURRENT_JOBS",
