@@ -124,8 +124,23 @@ impl ApiError {
     /// 422 for one form field.
     #[must_use]
     pub fn invalid_field(name: &str, message: impl Into<String>, input: &str) -> Self {
+        Self::invalid_text("body", name, message, input)
+    }
+
+    /// 422 for one parameter of a query.
+    #[must_use]
+    pub fn invalid_query(name: &str, message: impl Into<String>, input: &str) -> Self {
+        Self::invalid_text("query", name, message, input)
+    }
+
+    fn invalid_text(
+        place: &'static str,
+        name: &str,
+        message: impl Into<String>,
+        input: &str,
+    ) -> Self {
         Self::invalid(vec![InvalidValue {
-            place: "body",
+            place,
             name: name.to_owned(),
             message: message.into(),
             input: Value::String(input.to_owned()),

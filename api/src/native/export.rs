@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::transcriptions::readable;
 use crate::auth::Caller;
 use crate::document::{File, Tag};
-use crate::error::{ApiError, InvalidValue};
+use crate::error::ApiError;
 use crate::export::{self, Format, Options};
 use crate::state::App;
 
@@ -94,12 +94,11 @@ fn read_bool(name: &str, text: Option<&str>) -> Result<bool, ApiError> {
     match text.unwrap_or("true").to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" | "" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        other => Err(ApiError::invalid(vec![InvalidValue {
-            place: "query",
-            name: name.to_owned(),
-            message: "Input should be a valid boolean".to_owned(),
-            input: other.into(),
-        }])),
+        other => Err(ApiError::invalid_query(
+            name,
+            "Input should be a valid boolean",
+            other,
+        )),
     }
 }
 

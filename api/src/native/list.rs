@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::job_object::{StatusName, milliseconds};
 use crate::auth::{Caller, Permission};
-use crate::error::{ApiError, InvalidValue};
+use crate::error::ApiError;
 use crate::state::App;
 use crate::timestamp::Timestamp;
 
@@ -92,7 +92,7 @@ fn given(text: Option<&str>) -> Option<&str> {
 
 fn read_status(name: &str) -> Result<JobStatus, ApiError> {
     name.parse().map_err(|_| {
-        refused(
+        ApiError::invalid_query(
             "status",
             "Input should be 'pending', 'running', 'completed', 'failed', 'cancelling' or 'cancelled'",
             name,
@@ -102,21 +102,12 @@ fn read_status(name: &str) -> Result<JobStatus, ApiError> {
 
 fn read_since(text: &str) -> Result<DateTime<Utc>, ApiError> {
     read_time(text).ok_or_else(|| {
-        refused(
+        ApiError::invalid_query(
             "since",
             "Input should be a valid datetime, for example 2026-01-31T12:00:00Z",
             text,
         )
     })
-}
-
-fn refused(name: &str, message: &str, input: &str) -> ApiError {
-    ApiError::invalid(vec![InvalidValue {
-        place: "query",
-        name: name.to_owned(),
-        message: message.to_owned(),
-        input: input.into(),
-    }])
 }
 
 /// ISO 8601 with an offset, without one (UTC), or a date. A `+` that a query turned into a space is one again.

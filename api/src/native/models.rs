@@ -22,7 +22,7 @@ use super::model_object::{Known, ModelEdit, ModelObject};
 use crate::auth::{Caller, Permission};
 use crate::body::Body;
 use crate::document::Tag;
-use crate::error::{ApiError, InvalidValue};
+use crate::error::ApiError;
 use crate::openai::dialect;
 use crate::state::App;
 
@@ -283,12 +283,8 @@ fn one_of(name: &str, wanted: Option<&str>, known: &[&str]) -> Result<(), ApiErr
     let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty() && !known.contains(wanted)) else {
         return Ok(());
     };
-    Err(ApiError::invalid(vec![InvalidValue {
-        place: "query",
-        name: name.to_owned(),
-        message: format!("Input should be one of: {}", known.join(", ")),
-        input: wanted.into(),
-    }]))
+    let message = format!("Input should be one of: {}", known.join(", "));
+    Err(ApiError::invalid_query(name, message, wanted))
 }
 
 fn unknown(id: &str) -> ApiError {
