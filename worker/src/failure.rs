@@ -69,6 +69,13 @@ impl TaskFailure {
         self.detail = Some(detail.to_string());
         self
     }
+
+    /// Names the model that it is about.
+    #[must_use]
+    pub fn of_model(mut self, id: &str) -> Self {
+        self.message = format!("The model {id} cannot be used: {}", self.message);
+        self
+    }
 }
 
 impl StageError {
@@ -151,15 +158,36 @@ impl From<EngineError> for StageError {
             EngineError::Cancelled => Self::Stopped,
             EngineError::InvalidRequest(_) => Self::permanent(text),
             // Another worker, or this one after a restart, may have what is missing here.
-            EngineError::Audio(_)
-            | EngineError::TimeLimit { .. }
-            | EngineError::Unloaded
-            | EngineError::Graph { .. } => Self::retryable(text),
+            EngineError::Audio(_) => {
+                TaskFailure::retryable("The prepared audio could not be read.")
+                    .with_detail(text)
+                    .into()
+            }
+            EngineError::TimeLimit { .. } | EngineError::Unloaded => Self::retryable(text),
+            // Paths of the server and what the runtime says of them are for the log.
+            EngineError::Graph { .. } => {
+                TaskFailure::retryable("ONNX Runtime could not load or run one of its graphs.")
+                    .with_detail(text)
+                    .into()
+            }
             EngineError::RuntimeMissing { .. }
             | EngineError::RuntimeUnusable { .. }
-            | EngineError::CudaUnavailable { .. }
-            | EngineError::ModelFileMissing { .. }
-            | EngineError::ModelInvalid { .. } => Self::permanent(text),
+            | EngineError::CudaUnavailable { .. } => TaskFailure::permanent(
+                "ONNX Runtime cannot be used on the worker; its log says why.",
+            )
+            .with_detail(text)
+            .into(),
+            EngineError::ModelFileMissing { file, .. } => TaskFailure::permanent(format!(
+                "It has no {file}; its worker's log says what to do."
+            ))
+            .with_detail(text)
+            .into(),
+            EngineError::ModelInvalid { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                TaskFailure::permanent(format!("{name} is damaged or of an unknown kind."))
+                    .with_detail(text)
+                    .into()
+            }
         }
     }
 }
@@ -213,6 +241,27 @@ mod tests {
             let text = format!("{error:?}");
             assert_eq!(retry(error), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_broken_model_is_named_and_its_place_on_the_server_is_not() {
+        let error = StageError::from(EngineError::ModelInvalid {
+            path: "/srv/models/voice/model.onnx".into(),
+            message: "no graph".to_owned(),
+        });
+        let StageError::Failed(failure) = error else {
+            panic!("{error:?}");
+        };
+        let failure = failure.of_model("voice");
+        assert_eq!(
+            failure.message,
+            "The model voice cannot be used: model.onnx is damaged or of an unknown kind."
+        );
+        assert!(
+            failure
+                .detail
+                .is_some_and(|detail| detail.contains("/srv/models"))
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::failure::{StageResult, TaskFailure};
+use crate::failure::{StageError, StageResult, TaskFailure};
 
 /// Names a model: engine id and model id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -194,7 +194,10 @@ impl<M: Clone + Send + Sync + 'static> ModelPool<M> {
                 pool: &pool,
                 key: &owned_key,
             };
-            let model = (pool.shared.load)(&owned_key)?;
+            let model = (pool.shared.load)(&owned_key).map_err(|error| match error {
+                StageError::Failed(failure) => failure.of_model(&owned_key.model).into(),
+                StageError::Stopped => StageError::Stopped,
+            })?;
             let seconds = started.elapsed().as_secs_f64();
             tracing::info!(
                 model = owned_key.model,

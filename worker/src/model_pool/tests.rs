@@ -95,7 +95,10 @@ async fn a_failed_load_is_an_error_for_its_task_and_leaves_no_place_taken() {
     let (pool, loads) = pool(15);
     for _ in 0..2 {
         let error = pool.acquire(&key("broken"), 10).await.unwrap_err();
-        assert_eq!(error.to_string(), "the model folder has no encoder");
+        assert_eq!(
+            error.to_string(),
+            "The model broken cannot be used: the model folder has no encoder"
+        );
     }
     assert_eq!(loads.load(Ordering::SeqCst), 2);
     assert!(pool.acquire(&key("panics"), 10).await.is_err());

@@ -90,7 +90,11 @@ async fn here<T>(
         Ok(answer) => Ok(Some(answer)),
         Err(StageError::Stopped) => Err(StageError::Stopped),
         Err(StageError::Failed(failure)) => {
-            tracing::warn!(%failure, "{} failed and runs as a task of its own", task.name);
+            tracing::warn!(
+                detail = failure.detail,
+                "{} failed ({failure}) and runs as a task of its own",
+                task.name
+            );
             Ok(None)
         }
     }
