@@ -38,6 +38,9 @@ use reconstruction::{Timeline, reconstruct};
 pub use segmentation::SpeakerSegmentation;
 use tracks::{HeardTracks, hear};
 
+/// Share of the work that hearing the file is; the rest is clustering and names.
+const HEARING: f64 = 0.95;
+
 /// A request to tell speakers apart.
 #[derive(Clone)]
 pub struct DiarizeRequest {
@@ -153,7 +156,7 @@ impl Diarizer {
         watched(&request.control, request.time_limit, duration, |run| {
             let control = &request.control;
             let heard = hear(&self.segmentation, &self.embedding, audio, run, &|done| {
-                control.report(done);
+                control.report(HEARING * done);
             })?;
             let speakers = Speakers::find(&heard, bounds, run)?;
             let timeline = speakers.timeline(&heard, self.segmentation.n_tracks(), false);

@@ -1,9 +1,9 @@
 //! A job's way through its tasks: claim, complete, fan-out, failure, hand-back, rescue.
 
 use dalston_schema::db::tasks::{LeaseState, Outcome, Wanted};
-use dalston_schema::db::{events, jobs, maintenance, tasks};
-use dalston_schema::task::Progress;
-use dalston_schema::{Capability, JobStatus, Stage, TaskStatus, WorkerId};
+use dalston_schema::db::{PgPool, events, jobs, maintenance, tasks};
+use dalston_schema::task::{Lease, Progress};
+use dalston_schema::{Capability, JobId, JobStatus, Stage, TaskId, TaskStatus, WorkerId};
 use dalston_test_postgres::TestDatabase;
 use serde_json::json;
 
@@ -421,6 +421,65 @@ async fn heartbeats_extend_leases_and_record_progress_that_only_grows() {
         "the answer is about the lease"
     );
     assert!((read(&pool, job).await.progress - 0.45).abs() < 1e-9);
+}
+
+/// Claims the transcriptions and the diarization of a wide plan, as if they had begun so many seconds ago, and says that
+/// half of each transcription is done. Answers the lease of the diarization.
+async fn half_transcribed(pool: &PgPool, worker: &Worker, seconds: i32) -> (JobId, Lease) {
+    let job = submit(pool, wide_plan()).await;
+    let prepare = worker.claim_one(pool).await;
+    tasks::complete(pool, prepare.lease(), &answer(json!({})))
+        .await
+        .unwrap();
+    let claimed = worker.claim(pool, 3).await;
+    let begun =
+        format!("update running_tasks set started_at = dalston_now() - interval '{seconds} s'");
+    sqlx::query(sqlx::AssertSqlSafe(begun))
+        .execute(pool)
+        .await
+        .unwrap();
+    let half = Progress {
+        done_seconds: 30.0,
+        total_seconds: 60.0,
+    };
+    let beats: Vec<_> = claimed
+        .iter()
+        .filter(|task| task.stage == Stage::Transcribe)
+        .map(|task| (task.lease(), half))
+        .collect();
+    tasks::extend(pool, worker.id, &beats, 300.0).await.unwrap();
+    let diarize = claimed.iter().find(|task| task.stage == Stage::Diarize);
+    (job, diarize.unwrap().lease())
+}
+
+#[tokio::test]
+async fn the_end_is_expected_when_every_stage_has_a_rate_of_its_own_or_of_before() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let worker = Worker::able(&pool).await;
+    let (job, diarize) = half_transcribed(&pool, &worker, 40).await;
+    assert_eq!(read(&pool, job).await.eta_seconds, None);
+    let third = Progress {
+        done_seconds: 20.0,
+        total_seconds: 60.0,
+    };
+    tasks::extend(&pool, worker.id, &[(diarize, third)], 300.0)
+        .await
+        .unwrap();
+    let eta = read(&pool, job).await.eta_seconds.unwrap();
+    assert!((80.0..82.0).contains(&eta), "{eta}");
+
+    // It took 40 s in all, which is what the next one is believed to take until it has a rate.
+    let ended = "select lease, unnest(tasks) from running_tasks";
+    let running: Vec<(i64, TaskId)> = sqlx::query_as(ended).fetch_all(&pool).await.unwrap();
+    for (token, task_id) in running {
+        tasks::complete(&pool, Lease { task_id, token }, &answer(json!({})))
+            .await
+            .unwrap();
+    }
+    worker.work(&pool).await;
+    let (job, _) = half_transcribed(&pool, &worker, 10).await;
+    let eta = read(&pool, job).await.eta_seconds.unwrap();
+    assert!((28.0..31.0).contains(&eta), "{eta}");
 }
 
 #[tokio::test]
