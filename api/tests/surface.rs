@@ -269,6 +269,12 @@ async fn models_engines_and_status_tell_what_is_there() {
         ),
         (Some("running"), Some(2))
     );
+    let merge = engines["engines"].as_array().unwrap();
+    let merge = merge.iter().find(|engine| engine["stage"] == "merge");
+    assert_eq!(
+        merge.unwrap()["capabilities"]["max_concurrency"],
+        serde_json::Value::Null
+    );
     let (_, capabilities) = server.get("/v1/engines/capabilities").await;
     assert_eq!(
         capabilities["stages"]["transcribe"]["engines"],

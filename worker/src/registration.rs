@@ -195,7 +195,8 @@ impl Registration {
     }
 
     fn introduction(&self) -> NewWorker {
-        let slots = self.config.concurrency.get() + self.config.light_concurrency.get();
+        // `prepare` and `merge` run beside the tasks that have a model, and are not what capacity is about.
+        let slots = self.config.concurrency.get();
         NewWorker {
             id: self.worker,
             hostname: hostname(),

@@ -28,7 +28,7 @@ pub struct EngineCapabilities {
     supports_language_forcing: bool,
     /// Longest audio in seconds; null for the general limit.
     max_audio_duration_s: Option<f64>,
-    /// Tasks at a time, over all workers.
+    /// Tasks at a time, over all workers; null for stages without a model, which are never what is waited for.
     max_concurrency: Option<i32>,
 }
 
@@ -75,7 +75,7 @@ pub struct EngineWorker {
     status: String,
     /// Where it runs models.
     device: String,
-    /// Tasks it runs at a time, over all engines.
+    /// Tasks with a model that it runs at a time, over all engines; `prepare` and `merge` run beside them.
     slots: i32,
     /// Tasks it runs now.
     active_tasks: i32,
@@ -358,7 +358,7 @@ fn add(engine: &mut EngineObject, worker: &Worker, offer: &OfferedCapability) {
     {
         engine.hardware.execution_providers.push(provider);
     }
-    if first && worker.status == "live" {
+    if first && worker.status == "live" && !offer.capability.model.is_empty() {
         let slots = engine.capabilities.max_concurrency.unwrap_or(0) + worker.slots;
         engine.capabilities.max_concurrency = Some(slots);
     }
