@@ -259,8 +259,16 @@ async fn text_of_a_long_file_is_told_while_it_is_being_transcribed() {
         .iter()
         .filter(|(kind, _)| kind == "transcript.segments")
         .flat_map(|(_, body)| body["segments"].as_array().unwrap())
-        .map(|segment| segment["text"].as_str().unwrap())
+        .map(|segment| {
+            let start = segment["start"].as_f64().unwrap();
+            assert_eq!(start, (start * 1000.0).round() / 1000.0, "{segment}");
+            segment["text"].as_str().unwrap()
+        })
         .collect();
+    let late = log[done.unwrap()..]
+        .iter()
+        .filter(|(kind, _)| kind == "transcript.segments");
+    assert_eq!(late.count(), 0, "text was told after its task had ended");
     assert!(!told.trim().is_empty(), "{log:?}");
     assert!(text.as_str().unwrap().starts_with(told.trim()), "{told}");
 }

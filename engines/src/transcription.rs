@@ -143,8 +143,8 @@ pub struct Segment {
     pub words: Vec<Word>,
     /// Average log-probability of the window this segment is from.
     pub avg_logprob: f32,
-    /// Probability that the window holds no speech, 0–1.
-    pub no_speech_prob: f32,
+    /// Probability that the window holds no speech, 0–1; `None` from a model that has no such estimate.
+    pub no_speech_prob: Option<f32>,
     /// Length of the window's text over its length compressed by zlib.
     pub compression_ratio: f32,
     /// Temperature the window was decoded at.

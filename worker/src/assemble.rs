@@ -19,6 +19,7 @@ use dalston_schema::task::{
 use dalston_schema::transcript::{Segment, Speaker, Transcript, TranscriptSegment, Word};
 
 use crate::coverage;
+use crate::times::milliseconds;
 use text::{join_segments, join_texts};
 
 /// Version of the transcript's layout.
@@ -349,11 +350,6 @@ fn clamp(start: f64, end: f64, duration: f64) -> (f64, f64) {
     };
     let start = inside(start);
     (start, inside(end).max(start))
-}
-
-/// Rounds to three decimals.
-fn milliseconds(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub mod scratch;
 pub mod speech;
 pub mod stage;
 pub mod stop;
+mod times;
 mod worker;
 
 pub use config::WorkerConfig;

@@ -13,13 +13,21 @@ use dalston_schema::db::PgPool;
 use dalston_schema::db::events::{self, SaidSegment, SaidSegments};
 use dalston_schema::task::{ClaimedTask, TranscribeRequest};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::times::milliseconds;
 
 /// Time in which segments are gathered into one entry of the log.
 const GATHER: Duration = Duration::from_millis(400);
 
-/// What to hand to the engine. The log is written until the engine lets go of it.
+/// What to hand to the engine, and the writer of the log, which ends once the engine has let go of it and all is written.
 #[must_use]
-pub fn teller(pool: &PgPool, task: &ClaimedTask, request: &TranscribeRequest) -> Settled {
+pub fn teller(
+    pool: &PgPool,
+    task: &ClaimedTask,
+    request: &TranscribeRequest,
+) -> (Settled, JoinHandle<()>) {
     let (sender, receiver) = unbounded_channel();
     let said = SaidSegments {
         task_id: task.id,
@@ -30,17 +38,18 @@ pub fn teller(pool: &PgPool, task: &ClaimedTask, request: &TranscribeRequest) ->
         first: 0,
         segments: Vec::new(),
     };
-    tokio::spawn(write(pool.clone(), task.job_id, said, receiver));
-    Arc::new(move |segments: &[Segment]| {
+    let writer = tokio::spawn(write(pool.clone(), task.job_id, said, receiver));
+    let settled: Settled = Arc::new(move |segments: &[Segment]| {
         let said = segments.iter().map(|segment| SaidSegment {
-            start: segment.start,
-            end: segment.end,
+            start: milliseconds(segment.start),
+            end: milliseconds(segment.end),
             // PostgreSQL does not store NUL characters.
             text: segment.text.replace('\0', ""),
         });
         // The writer ends with the runtime, and then nobody listens.
         let _ = sender.send(said.collect());
-    })
+    });
+    (settled, writer)
 }
 
 async fn write(
@@ -51,8 +60,8 @@ async fn write(
 ) {
     while let Some(segments) = receiver.recv().await {
         said.segments = segments;
-        tokio::time::sleep(GATHER).await;
-        while let Ok(more) = receiver.try_recv() {
+        let until = Instant::now() + GATHER;
+        while let Ok(Some(more)) = timeout_at(until, receiver.recv()).await {
             said.segments.extend(more);
         }
         let body = serde_json::to_value(&said).unwrap_or_default();

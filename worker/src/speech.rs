@@ -8,6 +8,7 @@ use dalston_engines::{AudioSource, Control, Runtime, SileroVad, SpeechRegion, Va
 
 use crate::coverage::Interval;
 use crate::failure::{StageError, StageResult};
+use crate::times::milliseconds;
 
 /// How speech is cut. Words at the edge of a region are kept by the padding; short pauses inside a sentence do not cut it.
 const OPTIONS: VadOptions = VadOptions {
@@ -56,7 +57,7 @@ impl SpeechFinder {
             .map_err(StageError::from)?
             .into_iter()
             .map(SpeechRegion::from)
-            .map(|region| (region.start, region.end))
+            .map(|region| (milliseconds(region.start), milliseconds(region.end)))
             .collect())
     }
 

@@ -157,7 +157,7 @@ fn segment(words: Vec<TimedWord>, with_words: bool) -> Segment {
         words: Vec::new(),
         avg_logprob: 0.0,
         // The model has no estimate of silence: where it hears none it says nothing.
-        no_speech_prob: 0.0,
+        no_speech_prob: None,
         compression_ratio: 0.0,
         temperature: 0.0,
     };

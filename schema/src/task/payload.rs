@@ -199,7 +199,7 @@ pub struct TranscribeResponse {
     pub language: String,
     /// Probability of that language, 0–1, when it was detected.
     pub language_confidence: Option<f64>,
-    /// `requested` or `detected`.
+    /// `requested` or `detected`; empty when neither, as when a model knows one language or nobody speaks.
     pub language_source: String,
     /// Engine that ran.
     pub engine: String,

@@ -6,7 +6,8 @@ use dalston_schema::transcript::{
     DetectedLanguage, Speaker, TranscriptMetadata, TranscriptSegment,
 };
 
-use super::{Parts, milliseconds};
+use super::Parts;
+use crate::times::milliseconds;
 
 /// The language of most of the text; a silent second channel does not decide.
 pub fn language(parts: &Parts<'_>) -> String {
@@ -36,7 +37,9 @@ pub fn metadata(
         language_confidence: primary
             .and_then(|transcription| transcription.language_confidence)
             .map(milliseconds),
-        language_source: primary.map(|transcription| transcription.language_source.clone()),
+        language_source: primary
+            .map(|transcription| transcription.language_source.clone())
+            .filter(|source| !source.is_empty()),
         languages: languages(parts, primary),
         word_timestamps: segments.iter().any(|segment| segment.words.is_some()),
         word_timestamps_requested: parts.parameters.timestamps == TimestampGranularity::Word,

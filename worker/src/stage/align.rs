@@ -18,6 +18,7 @@ use super::transcribe::word;
 use super::{TaskContext, answer, blocking, channel_file, prepared, response};
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelKey;
+use crate::times::milliseconds;
 
 /// Share of words without a time of their own from which a user should know.
 const UNALIGNED_SHARE: f64 = 0.2;
@@ -204,8 +205,8 @@ fn with_words(segment: &Segment, aligned: &AlignedSegment, method: Option<&str>)
         return segment.clone();
     }
     Segment {
-        start: aligned.start,
-        end: aligned.end.max(aligned.start),
+        start: milliseconds(aligned.start),
+        end: milliseconds(aligned.end.max(aligned.start)),
         words: Some(words),
         ..segment.clone()
     }

@@ -21,6 +21,7 @@ use crate::coverage::total;
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelKey;
 use crate::stage::transcribe::plain;
+use crate::times::milliseconds;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let request: DiarizeRequest = context.request()?;
@@ -157,8 +158,8 @@ fn told(diarization: &Diarization, speech_seconds: f64) -> DiarizeResponse {
             .iter()
             .map(|turn| SpeakerTurn {
                 speaker: id(turn.speaker),
-                start: turn.start,
-                end: turn.end,
+                start: milliseconds(turn.start),
+                end: milliseconds(turn.end),
                 confidence: Some(plain(turn.confidence)),
                 overlapping_speakers: turn.overlapping.iter().copied().map(id).collect(),
             })
@@ -168,7 +169,7 @@ fn told(diarization: &Diarization, speech_seconds: f64) -> DiarizeResponse {
             .collect(),
         num_speakers: u32::try_from(speakers.len()).unwrap_or(u32::MAX),
         speakers,
-        overlap_duration: diarization.overlap_seconds,
+        overlap_duration: milliseconds(diarization.overlap_seconds),
         overlap_ratio: if speech_seconds > 0.0 {
             (diarization.overlap_seconds / speech_seconds).clamp(0.0, 1.0)
         } else {

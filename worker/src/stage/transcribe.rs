@@ -108,16 +108,18 @@ async fn transcribe(
     }
     let duration = audio.duration;
     let portion = portion.clone();
+    let (settled, writer) = live_text::teller(&context.environment.pool, context.task, request);
     let control = Control {
         cancel: context.stop.flag().clone(),
         progress: Some(Arc::new(move |seconds| portion.report(seconds, duration))),
-        settled: Some(live_text::teller(
-            &context.environment.pool,
-            context.task,
-            request,
-        )),
+        settled: Some(settled),
     };
     let mut transcription = listen(transcriber, &path, options, control).await?;
+    // What was told comes before the task's end in the job's log.
+    tokio::select! {
+        _ = writer => {}
+        () = context.stop.stopped() => return Err(StageError::Stopped),
+    }
     if let Some((_, probability)) = detected {
         transcription.language_probability = Some(probability);
     }

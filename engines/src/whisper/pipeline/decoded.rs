@@ -47,7 +47,7 @@ impl Decoded {
                     tokens,
                     words: placed,
                     avg_logprob: result.avg_logprob,
-                    no_speech_prob: result.no_speech_prob,
+                    no_speech_prob: Some(result.no_speech_prob),
                     compression_ratio: result.compression_ratio,
                     temperature: result.temperature,
                 }

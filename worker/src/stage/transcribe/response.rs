@@ -5,6 +5,7 @@ use dalston_schema::task::{PreparedAudio, TranscribeRequest, TranscribeResponse}
 use dalston_schema::transcript::{Segment, Word};
 
 use crate::stage::TaskContext;
+use crate::times::milliseconds;
 
 /// Language of audio without speech, when none was asked for (ISO 639-2 "undetermined").
 const NO_LANGUAGE: &str = "und";
@@ -36,7 +37,7 @@ pub fn response(
         segments,
         language: transcription.language,
         language_confidence: transcription.language_probability.map(plain),
-        language_source: language_source(request),
+        language_source: language_source(request, transcription.language_probability.is_some()),
         engine: context.task.engine.clone(),
         model: context.task.model.clone(),
         device: context.device(),
@@ -57,7 +58,7 @@ pub fn without_speech(
     let language = request.language.as_deref().unwrap_or(NO_LANGUAGE);
     TranscribeResponse {
         language: language.to_owned(),
-        language_source: language_source(request),
+        language_source: language_source(request, false),
         engine: context.task.engine.clone(),
         model: context.task.model.clone(),
         device: context.device(),
@@ -67,11 +68,12 @@ pub fn without_speech(
     }
 }
 
-fn language_source(request: &TranscribeRequest) -> String {
-    if request.language.is_some() {
-        "requested"
-    } else {
-        "detected"
+/// Who said which language it is: nobody, when the model knows one only or there was nothing to hear.
+fn language_source(request: &TranscribeRequest, detected: bool) -> String {
+    match &request.language {
+        Some(_) => "requested",
+        None if detected => "detected",
+        None => "",
     }
     .to_owned()
 }
@@ -91,8 +93,8 @@ fn segment(found: &dalston_engines::Segment, with_words: bool, method: Option<&s
         .map(|found| word(found, method))
         .collect();
     Segment {
-        start: found.start,
-        end: found.end,
+        start: milliseconds(found.start),
+        end: milliseconds(found.end),
         text: clean(&found.text),
         words: (with_words && !words.is_empty()).then_some(words),
         tokens: Some(found.tokens.iter().map(|&token| token.into()).collect()),
@@ -100,7 +102,7 @@ fn segment(found: &dalston_engines::Segment, with_words: bool, method: Option<&s
         confidence: confidence(&found.token_logprobs),
         avg_logprob: Some(plain(found.avg_logprob)),
         compression_ratio: Some(plain(found.compression_ratio)),
-        no_speech_prob: Some(plain(found.no_speech_prob)),
+        no_speech_prob: found.no_speech_prob.map(plain),
         language: None,
     }
 }
@@ -109,8 +111,8 @@ fn segment(found: &dalston_engines::Segment, with_words: bool, method: Option<&s
 pub fn word(found: &dalston_engines::Word, method: Option<&str>) -> Word {
     Word {
         text: clean(&found.text),
-        start: found.start,
-        end: found.end,
+        start: milliseconds(found.start),
+        end: milliseconds(found.end),
         confidence: Some(plain(found.probability)),
         alignment_method: method.map(str::to_owned),
         ..Word::default()
@@ -167,7 +169,7 @@ mod tests {
                 probability: 0.6,
             }],
             avg_logprob: -0.1,
-            no_speech_prob: 0.01,
+            no_speech_prob: Some(0.01),
             compression_ratio: 0.9,
             temperature: 0.2,
         };
