@@ -12,7 +12,7 @@ mod payload;
 
 pub use crate::transcript::SpeakerTurn;
 pub use payload::{
-    AlignRequest, AlignResponse, Branch, Chunk, DiarizeRequest, DiarizeResponse, FanOut,
+    AlignRequest, AlignResponse, Bleed, Branch, Chunk, DiarizeRequest, DiarizeResponse, FanOut,
     IntegratedStages, MergeRequest, PrepareRequest, PrepareResponse, PreparedAudio, SourceAudio,
     TrackSource, TranscribeRequest, TranscribeResponse,
 };

@@ -189,9 +189,13 @@ fn interleave(
     if files.len() > 1 {
         let removed = bleed::remove(&mut segments, &files, language);
         if removed > 0 {
-            warnings.push(format!(
-                "{removed} words were heard on two channels at once and stay on the louder one"
-            ));
+            warnings.push(if removed == 1 {
+                "1 word was heard on two channels at once and stays on the louder one".to_owned()
+            } else {
+                format!(
+                    "{removed} words were heard on two channels at once and stay on the louder one"
+                )
+            });
         }
     }
     let mut segments: Vec<TranscriptSegment> = segments.into_iter().flatten().collect();

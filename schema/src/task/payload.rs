@@ -155,6 +155,18 @@ pub struct PreparedAudio {
     pub speech_regions: Vec<(f64, f64)>,
     /// Lowest and highest sample per bucket over the file, −1 to 1, at most 2,000 buckets.
     pub peaks: Vec<(f32, f32)>,
+    /// Where its microphone picked up the speaker of another channel; left out when nowhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bleed: Vec<Bleed>,
+}
+
+/// What a channel holds of another one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bleed {
+    /// The louder channel.
+    pub from: u16,
+    /// `[start, end]` in seconds, in order and apart.
+    pub regions: Vec<(f64, f64)>,
 }
 
 /// What `prepare` answers.

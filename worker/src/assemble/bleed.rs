@@ -1,6 +1,6 @@
 //! Speech that one channel's microphone picked up from another's speaker. The same word at the same time on two channels,
-//! clearly quieter on one of them, was said once: it stays on the louder channel. Two people who say the same word at
-//! about the same level both said it.
+//! where `prepare` found the sound of one in the other, was said once: it stays on the louder channel. Two people who say
+//! the same word both said it, whoever is louder.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,13 +8,16 @@ use dalston_schema::task::PreparedAudio;
 use dalston_schema::transcript::{TranscriptSegment, Word};
 
 use super::text::{join_texts, spoken};
+use crate::coverage::Interval;
 
 /// Starts of the same word on two channels are at most this far apart, seconds.
 const SAME_TIME: f64 = 0.3;
 /// The same in a segment that is mostly bled: its other words were bled too, and faint words are timed badly.
 const ABOUT_THEN: f64 = 1.5;
-/// Bled speech is at least this much quieter: 6 dB.
-const QUIETER: f64 = 0.5;
+/// Share of a word that must lie where the other channel was picked up.
+const PICKED_UP: f64 = 0.5;
+/// A word timed shorter lasts at least this, seconds.
+const SHORTEST: f64 = 0.02;
 
 /// Removes bled words from the channels; `channels[i]` are the segments of `files[i]`, on the job's clock. Answers how
 /// many words went.
@@ -27,10 +30,11 @@ pub fn remove(
     let mut bled: Vec<Vec<bool>> = heard.iter().map(|words| vec![false; words.len()]).collect();
     for (here, words) in heard.iter().enumerate() {
         for (there, others) in heard.iter().enumerate().filter(|(there, _)| *there != here) {
+            let Some(picked_up) = picked_up(files[here], files[there]) else {
+                continue;
+            };
             let is_bled = |word: &Heard, within| {
-                twin(word, others, within).is_some_and(|other| {
-                    level(files[here], word) < level(files[there], other) * QUIETER
-                })
+                twin(word, others, within).is_some() && is_picked_up(word, picked_up)
             };
             let mut found: Vec<bool> = words.iter().map(|word| is_bled(word, SAME_TIME)).collect();
             let mostly = mostly_bled(words, &found);
@@ -111,18 +115,22 @@ fn twin<'a>(word: &Heard, others: &'a [Heard], within: f64) -> Option<&'a Heard>
         })
 }
 
-/// The highest level of a file around a word, 0–1, from its waveform.
-fn level(file: &PreparedAudio, word: &Heard) -> f64 {
-    if file.peaks.is_empty() || file.duration <= 0.0 {
-        return 0.0;
-    }
-    let bucket = file.duration / file.peaks.len() as f64;
-    let at =
-        |time: f64| (((time - file.offset) / bucket).max(0.0) as usize).min(file.peaks.len() - 1);
-    file.peaks[at(word.start)..=at(word.end).max(at(word.start))]
+/// Where `here` holds the sound of `there`, on both files' own clock.
+fn picked_up<'a>(here: &'a PreparedAudio, there: &PreparedAudio) -> Option<&'a [Interval]> {
+    let from = there.channel?;
+    let bleed = here.bleed.iter().find(|bleed| bleed.from == from)?;
+    Some(&bleed.regions)
+}
+
+fn is_picked_up(word: &Heard, regions: &[Interval]) -> bool {
+    let end = word.end.max(word.start + SHORTEST);
+    let first = regions.partition_point(|region| region.1 <= word.start);
+    let shared: f64 = regions[first..]
         .iter()
-        .map(|&(low, high)| f64::from(high.max(-low)))
-        .fold(0.0, f64::max)
+        .take_while(|region| region.0 < end)
+        .map(|region| region.1.min(end) - region.0.max(word.start))
+        .sum();
+    shared >= PICKED_UP * (end - word.start)
 }
 
 fn drop_words(
@@ -164,15 +172,20 @@ fn drop_words(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use dalston_schema::task::Bleed;
+
     use super::*;
     use crate::assemble::tests::placed;
 
-    /// A file of ten seconds, a peak a second.
-    fn file(channel: u16, levels: [f32; 10]) -> PreparedAudio {
+    /// A channel that picked up another for a while.
+    fn file(channel: u16, from: u16, regions: &[Interval]) -> PreparedAudio {
         PreparedAudio {
             channel: Some(channel),
             duration: 10.0,
-            peaks: levels.map(|level| (-level, level)).to_vec(),
+            bleed: vec![Bleed {
+                from,
+                regions: regions.to_vec(),
+            }],
             ..PreparedAudio::default()
         }
     }
@@ -186,9 +199,7 @@ mod tests {
 
     #[test]
     fn bled_words_stay_on_the_louder_channel_and_what_both_said_stays_on_both() {
-        let loud_first = [0.8, 0.8, 0.8, 0.8, 0.8, 0.1, 0.1, 0.1, 0.6, 0.6];
-        let loud_second = [0.1, 0.1, 0.1, 0.1, 0.1, 0.8, 0.8, 0.8, 0.6, 0.6];
-        let files = [file(0, loud_first), file(1, loud_second)];
+        let files = [file(0, 1, &[(6.0, 8.0)]), file(1, 0, &[(0.0, 1.8)])];
         let mut channels = vec![
             vec![
                 placed(&[("Good", 0.5), ("morning.", 1.0)]),
@@ -209,12 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn the_same_word_said_by_two_people_stays_with_both() {
+        let files = [file(0, 1, &[]), file(1, 0, &[(3.0, 9.0)])];
+        let mut channels = vec![
+            vec![placed(&[("Yes", 1.0), ("the", 1.5), ("list", 2.0)])],
+            vec![
+                placed(&[("yes", 1.1)]),
+                placed(&[("The", 1.6), ("list", 2.1)]),
+            ],
+        ];
+        assert_eq!(remove(&mut channels, &[&files[0], &files[1]], "en"), 0);
+        assert_eq!(texts(&channels[1]), ["yes", "The list"]);
+    }
+
+    #[test]
     fn segments_without_words_are_compared_as_they_are() {
         let wordless = |text: &str, start| TranscriptSegment {
             words: None,
             ..placed(&[(text, start)])
         };
-        let files = [file(0, [0.9; 10]), file(1, [0.2; 10])];
+        let files = [file(0, 1, &[]), file(1, 0, &[(0.0, 3.0)])];
         let mut channels = vec![
             vec![wordless("All the same", 1.0)],
             vec![wordless("all the same.", 1.1), wordless("but this", 3.0)],

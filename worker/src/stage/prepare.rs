@@ -4,6 +4,7 @@
 //! Memory is constant: the upload is read where it lies or from a copy in scratch, and the result goes through scratch
 //! into the object store in blocks.
 
+mod bleed;
 mod facts;
 mod fan_out;
 
@@ -15,7 +16,7 @@ use dalston_audio::{
 use dalston_engines::{Control, WavSource};
 use dalston_schema::ArtifactKey;
 use dalston_schema::db::tasks::Completion;
-use dalston_schema::task::{PrepareRequest, PreparedAudio, TrackSource};
+use dalston_schema::task::{Bleed, PrepareRequest, PreparedAudio, TrackSource};
 
 use super::portion::Portion;
 use super::{TaskContext, answer, blocking};
@@ -132,6 +133,10 @@ async fn prepare_source(
         )
     })
     .await?;
+    let mut bleed = match source.mode {
+        ChannelMode::Mix => vec![Vec::new()],
+        ChannelMode::Split => find_bleed(context, &prefix, prepared.tracks.len()).await?,
+    };
     let listening = portion.part(DECODING_SHARE, 1.0 - DECODING_SHARE);
     let width = 1.0 / prepared.tracks.len() as f64;
     let mut warnings = facts::damage_warning(&prepared.facts);
@@ -154,6 +159,7 @@ async fn prepare_source(
         );
         files.push(PreparedAudio {
             offset: source.track.offset,
+            bleed: std::mem::take(&mut bleed[index]),
             ..prepared_audio(track, channel, &key, speech_regions)
         });
         remove(&path);
@@ -204,6 +210,36 @@ fn decode(
     )?)
 }
 
+/// What the channels of a file picked up of each other, channel by channel.
+async fn find_bleed(
+    context: &TaskContext<'_>,
+    prefix: &str,
+    n_tracks: usize,
+) -> StageResult<Vec<Vec<Bleed>>> {
+    let folder = context.scratch.folder();
+    let paths: Vec<PathBuf> = (0..n_tracks)
+        .map(|index| track_path(folder, prefix, index))
+        .collect();
+    let stop = context.stop.clone();
+    blocking(move || {
+        let open = |path: &PathBuf| WavSource::open(path);
+        let tracks = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut found = vec![Vec::new(); n_tracks];
+        for (quiet, bled) in found.iter_mut().enumerate() {
+            for (loud, from) in (0..n_tracks).zip(0..).filter(|(loud, _)| *loud != quiet) {
+                bled.extend(bleed::find(
+                    &tracks[quiet],
+                    &tracks[loud],
+                    from,
+                    stop.flag(),
+                )?);
+            }
+        }
+        Ok(found)
+    })
+    .await
+}
+
 async fn find_speech(
     context: &TaskContext<'_>,
     path: &Path,
@@ -242,5 +278,6 @@ fn prepared_audio(
             .iter()
             .map(|&(low, high)| (unit(low), unit(high)))
             .collect(),
+        bleed: Vec::new(),
     }
 }
