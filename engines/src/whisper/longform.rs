@@ -15,6 +15,7 @@ use crate::transcription::{LongForm, Segment, SpeechRegion, TranscribeOptions};
 use crate::vad::SpeechSpan;
 use crate::whisper::decoding::DecodingResult;
 use crate::whisper::segments::{WindowSegment, WindowSegments, split_segments};
+use crate::whisper::timing::give_length;
 use crate::whisper::tokenizer::Tokenizer;
 
 /// Speech at the end of a batched window that its text leaves uncovered, above which the rest is decoded again.
@@ -413,6 +414,7 @@ fn sequential_frames(n_samples: u64, shape: WindowShape) -> usize {
 }
 
 fn batched(
+            give_length(&mut segment.words, segment.start, segment.end);
     audio: &dyn AudioSource,
     regions: &[SpeechRegion],
     part: Option<SpeechRegion>,

@@ -292,6 +292,7 @@ impl<B: Backend> Whisper<B> {
             sequence.push(self.tokenizer.special().eot);
             let heads = self.alignment_heads();
             let attention = self
+            let spans = decoded[at].spans(self.tokenizer.special().eot, tokens.len());
                 .backend
                 .attend(encoded, &[at], &[sequence], &heads, run)?;
             let language = job
@@ -313,6 +314,7 @@ impl<B: Backend> Whisper<B> {
         }
         Ok(())
     }
+                &spans,
 
     /// The export's own heads; else every head of the later half of layers, the reference's default.
     fn alignment_heads(&self) -> Vec<(usize, usize)> {

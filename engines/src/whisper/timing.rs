@@ -1,8 +1,14 @@
 //! When words are said: dynamic time warping over the cross-attention of the heads that follow time
 //! (`whisper/timing.py`; `_extract_token_timestamps` in transformers).
+//!
+//! The reference warps a window as a whole, and a path that went astray in one sentence is late in all that follow. Here
+//! the time tokens hold it: the words of a segment are looked for in the segment.
 
-use ndarray::{Array2, ArrayView3, Axis, s};
+use std::ops::Range;
 
+use ndarray::{Array2, ArrayView2, ArrayView3, Axis, s};
+
+use crate::transcription::Word;
 use crate::whisper::tokenizer::{TIME_PRECISION, Tokenizer};
 
 /// Marks that belong to the word after them.
@@ -13,6 +19,9 @@ const APPENDED: &str = "\"'.。,，!！?？:：”)]}、";
 const SENTENCE_ENDS: &str = ".。!！?？";
 /// Longest median word a person is believed to speak, seconds.
 const LONGEST_MEDIAN: f64 = 0.7;
+
+/// Shortest time a word is given, seconds.
+const SHORTEST_WORD: f64 = 0.06;
 
 /// A word inside its window.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +44,18 @@ pub fn token_times(weights: ArrayView3<'_, f32>, median_filter_width: usize) -> 
     if n_rows == 0 || n_frames == 0 {
         return vec![0.0; n_rows];
     }
+    let cost = cost(weights, median_filter_width);
+    seconds(&dynamic_time_warping(cost.view()))
+}
+
+fn seconds(frames: &[usize]) -> Vec<f64> {
+    let times = frames.iter().map(|&frame| frame as f64 * TIME_PRECISION);
+    times.collect()
+}
+
+/// How little each row attends to each frame `[n_rows, n_frames]`, beside the other rows and smoothed.
+fn cost(weights: ArrayView3<'_, f32>, median_filter_width: usize) -> Array2<f32> {
+    let (_, n_rows, n_frames) = weights.dim();
     let mut cost = Array2::<f32>::zeros((n_rows, n_frames));
     for head in weights.axis_iter(Axis(0)) {
         let mut normalized = head.to_owned();
@@ -52,10 +73,7 @@ pub fn token_times(weights: ArrayView3<'_, f32>, median_filter_width: usize) -> 
     }
     let n_heads = weights.len_of(Axis(0)) as f32;
     cost.mapv_inplace(|x| x / n_heads);
-    dynamic_time_warping(&cost)
-        .into_iter()
-        .map(|frame| frame as f64 * TIME_PRECISION)
-        .collect()
+    cost
 }
 
 /// Median of each value's neighbourhood, mirrored at both ends. `width` is odd.
@@ -83,7 +101,7 @@ fn median_filter(values: &[f32], width: usize) -> Vec<f32> {
 
 /// The cheapest monotonic path from the first to the last corner of `cost` `[n_rows, n_columns]`; answers the column at
 /// which it enters each row.
-fn dynamic_time_warping(cost: &Array2<f32>) -> Vec<usize> {
+fn dynamic_time_warping(cost: ArrayView2<'_, f32>) -> Vec<usize> {
     #[derive(Clone, Copy, PartialEq)]
     enum Step {
         Diagonal,
@@ -140,13 +158,40 @@ pub(crate) struct TextAttention<'a> {
     pub median_filter_width: usize,
 }
 
-/// Groups the text tokens of a window, given with their log-probabilities, into timed words.
+/// Where the text of a segment is said.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SegmentSpan {
+    /// Its text tokens among the window's.
+    pub tokens: Range<usize>,
+    /// Frames of 20 ms in the window.
+    pub frames: Range<usize>,
+}
+
+impl SegmentSpan {
+    /// The span of the next `n_tokens` after `first`, said in these seconds of the window.
+    pub(crate) fn new(first: usize, n_tokens: usize, start: f64, end: f64) -> Self {
+        Self {
+            tokens: first..first + n_tokens,
+            frames: (start / TIME_PRECISION).round() as usize
+                ..(end / TIME_PRECISION).round() as usize,
+        }
+    }
+
+    /// Its frames among `n_columns`; at least one.
+    fn columns(&self, n_columns: usize) -> Range<usize> {
+        let start = self.frames.start.min(n_columns - 1);
+        start..self.frames.end.clamp(start + 1, n_columns)
+    }
+}
+
+/// Groups the text tokens of a window's segments, given with their log-probabilities, into timed words.
 pub(crate) fn align_words(
     tokenizer: &Tokenizer,
     language: &str,
     text_tokens: &[u32],
     logprobs: &[f32],
     attention: &TextAttention<'_>,
+    segments: &[SegmentSpan],
 ) -> Vec<WordTiming> {
     let TextAttention {
         weights,
@@ -159,30 +204,55 @@ pub(crate) fn align_words(
     }
     let rows = n_before - 1..n_before + text_tokens.len();
     let n_columns = n_frames.div_ceil(2).clamp(1, weights.len_of(Axis(2)));
-    let times = token_times(
+    let cost = cost(
         weights.slice(s![.., rows, ..n_columns]),
         median_filter_width,
     );
     let mut words = Vec::new();
-    let mut at = 0;
-    for (text, n_tokens) in tokenizer.split_to_words(text_tokens, language) {
-        let to = at + n_tokens;
-        let probability = logprobs[at..to]
-            .iter()
-            .map(|logprob| logprob.exp())
-            .sum::<f32>()
-            / n_tokens as f32;
-        words.push(WordTiming {
-            text,
-            n_tokens,
-            start: times[at],
-            end: times[to],
-            probability,
-        });
-        at = to;
+    for segment in segments.iter().filter(|segment| !segment.tokens.is_empty()) {
+        let (tokens, columns) = (segment.tokens.clone(), segment.columns(n_columns));
+        // The row after the last token is where its last word ends.
+        let part = cost.slice(s![tokens.start..=tokens.end, columns.clone()]);
+        let entered = dynamic_time_warping(part);
+        let time = |row: usize| (columns.start + entered[row]) as f64 * TIME_PRECISION;
+        let mut at = 0;
+        for (text, n_tokens) in tokenizer.split_to_words(&text_tokens[tokens.clone()], language) {
+            let to = at + n_tokens;
+            let probability = logprobs[tokens.start + at..tokens.start + to]
+                .iter()
+                .map(|logprob| logprob.exp())
+                .sum::<f32>()
+                / n_tokens as f32;
+            words.push(WordTiming {
+                text,
+                n_tokens,
+                start: time(at),
+                end: time(to),
+                probability,
+            });
+            at = to;
+        }
     }
     shorten_long_words(&mut words);
     merge_punctuation(words)
+}
+
+/// Makes words of a segment that begin and end at once last [`SHORTEST_WORD`], or as long as the segment has room for, at
+/// the expense of their neighbours. Words stay in order and inside the segment.
+pub(crate) fn give_length(words: &mut [Word], start: f64, end: f64) {
+    let shortest = SHORTEST_WORD.min((end - start).max(0.0) / words.len().max(1) as f64);
+    let mut from = start;
+    for word in words.iter_mut() {
+        word.start = word.start.max(from);
+        word.end = word.end.max(word.start + shortest);
+        from = word.end;
+    }
+    let mut until = end;
+    for word in words.iter_mut().rev() {
+        word.end = word.end.min(until);
+        word.start = word.start.min(word.end - shortest).max(start);
+        until = word.start;
+    }
 }
 
 /// A word next to a sentence's end swallows the pause; it is cut to twice the median word.
@@ -279,6 +349,38 @@ mod tests {
         let filtered = median_filter(&values, 7);
         assert_eq!(filtered[5], 0.0);
         assert_eq!((filtered[11], filtered[12]), (0.0, 1.0));
+    }
+
+    #[test]
+    fn words_that_begin_and_end_at_once_are_given_time() {
+        let lengths = |times: &[(f64, f64)], end| {
+            let mut words: Vec<Word> = times
+                .iter()
+                .map(|&(start, end)| Word {
+                    start,
+                    end,
+                    text: String::new(),
+                    probability: 1.0,
+                })
+                .collect();
+            give_length(&mut words, 1.0, end);
+            words
+                .iter()
+                .map(|word| [word.start, word.end].map(|time| (time * 1e3).round() / 1e3))
+                .collect::<Vec<_>>()
+        };
+        let kept = [(1.0, 1.4), (1.5, 2.0)];
+        assert_eq!(lengths(&kept, 2.0), [[1.0, 1.4], [1.5, 2.0]]);
+        let squeezed = [(1.0, 1.0), (1.0, 1.5), (2.0, 2.0), (2.0, 2.0)];
+        assert_eq!(
+            lengths(&squeezed, 2.0),
+            [[1.0, 1.06], [1.06, 1.5], [1.88, 1.94], [1.94, 2.0]]
+        );
+        assert_eq!(
+            lengths(&squeezed, 1.08),
+            [[1.0, 1.02], [1.02, 1.04], [1.04, 1.06], [1.06, 1.08]]
+        );
+        assert_eq!(lengths(&[(1.0, 1.0)], 1.0), [[1.0, 1.0]]);
     }
 
     fn word(text: &str, start: f64, end: f64) -> WordTiming {

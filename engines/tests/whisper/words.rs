@@ -5,7 +5,7 @@ use dalston_engines::model_folder::{ModelFolder, Precision};
 use dalston_engines::whisper::backend::Backend;
 use dalston_engines::whisper::model::PublishedModel;
 use dalston_engines::whisper::timing::token_times;
-use dalston_engines::{Device, RunGuard, TranscribeOptions};
+use dalston_engines::{Device, LongForm, RunGuard, SAMPLE_RATE, SpeechRegion, TranscribeOptions};
 use ndarray::{Array3, Axis, s};
 use serde::Deserialize;
 
@@ -79,6 +79,35 @@ fn token_times_equal_the_reference() {
             );
         }
     }
+}
+
+#[test]
+fn words_of_sentences_in_one_window_last_some_time_and_stay_in_their_sentence() {
+    let (mut samples, mut regions) = (Vec::new(), Vec::new());
+    for case in cases() {
+        let start = samples.len() as f64 / f64::from(SAMPLE_RATE);
+        samples.extend(audio(&case.audio));
+        let end = samples.len() as f64 / f64::from(SAMPLE_RATE);
+        regions.push(SpeechRegion { start, end });
+    }
+    let options = TranscribeOptions {
+        word_timestamps: true,
+        long_form: LongForm::Batched(regions),
+        ..golden_options()
+    };
+    let answer = transcribe(float_model(), samples, options);
+    let mut n_words = 0;
+    for segment in &answer.segments {
+        let mut from = segment.start;
+        for word in &segment.words {
+            assert!(word.start < word.end, "{word:?}");
+            assert!(from <= word.start + 1e-9, "{word:?} begins before {from}");
+            from = word.end;
+            n_words += 1;
+        }
+        assert!(from <= segment.end + 1e-9, "{from} {}", segment.end);
+    }
+    assert!(n_words > 30, "{n_words} words");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::whisper::decoding::DecodingResult;
 use crate::whisper::language::Detected;
 use crate::whisper::longform::Window;
 use crate::whisper::segments::WindowSegments;
-use crate::whisper::timing::WordTiming;
+use crate::whisper::timing::{SegmentSpan, WordTiming};
 use crate::whisper::tokenizer::Tokenizer;
 
 /// What came out of a window.
@@ -70,6 +70,20 @@ impl Decoded {
 
     pub(super) fn is_empty(&self) -> bool {
         self.split.segments.is_empty()
+    /// Where each segment's text lies, of the first `n_tokens` text tokens.
+    pub(super) fn spans(&self, eot: u32, n_tokens: usize) -> Vec<SegmentSpan> {
+        let mut first = 0;
+        let segments = self.split.segments.iter().map(|segment| {
+            let tokens = &self.result.tokens[segment.tokens.clone()];
+            let n_text = tokens.iter().filter(|&&token| token < eot).count();
+            let n_text = n_text.min(n_tokens - first);
+            let span = SegmentSpan::new(first, n_text, segment.start, segment.end);
+            first += n_text;
+            span
+        });
+        segments.collect()
+    }
+
     }
 }
 
