@@ -46,6 +46,27 @@ pub(crate) struct Window {
     speech: Vec<SpeechRegion>,
 }
 
+impl Window {
+    /// Share of its speech that these segments cover, 0–1; `None` where the speech is not known.
+    pub(crate) fn covered(&self, segments: &[WindowSegment]) -> Option<f64> {
+        let speech = total(&self.speech);
+        if speech <= 0.0 {
+            return None;
+        }
+        let offset = self.start as f64 / f64::from(SAMPLE_RATE);
+        let covered: f64 = self
+            .speech
+            .iter()
+            .flat_map(|region| segments.iter().map(move |segment| (region, segment)))
+            .map(|(region, segment)| {
+                let start = region.start.max(offset + segment.start);
+                (region.end.min(offset + segment.end) - start).max(0.0)
+            })
+            .sum();
+        Some(covered / speech)
+    }
+}
+
 /// Sizes a walk needs to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WindowShape {
@@ -393,6 +414,7 @@ impl Walk {
                 word.start = word.start.clamp(0.0, duration);
                 word.end = word.end.clamp(word.start, duration);
             }
+            give_length(&mut segment.words, segment.start, segment.end);
         }
         (self.segments, self.warnings)
     }
@@ -414,7 +436,6 @@ fn sequential_frames(n_samples: u64, shape: WindowShape) -> usize {
 }
 
 fn batched(
-            give_length(&mut segment.words, segment.start, segment.end);
     audio: &dyn AudioSource,
     regions: &[SpeechRegion],
     part: Option<SpeechRegion>,

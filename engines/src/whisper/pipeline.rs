@@ -2,12 +2,13 @@
 //! batch, and puts the segments and words back where they belong.
 
 mod decoded;
+mod doubt;
 
 use std::sync::Arc;
 
 use ndarray::{Array3, Axis};
 
-use crate::audio_source::AudioSource;
+use crate::audio_source::{AudioSource, SAMPLE_RATE};
 use crate::error::{EngineError, Result};
 use crate::mel::LogMel;
 use crate::model_folder::ModelFolder;
@@ -170,12 +171,12 @@ impl<B: Backend> Whisper<B> {
         let encoded = self.backend.encode(mel.view(), run)?;
         drop(mel);
         let detected = self.detect(jobs, picks, &encoded, run)?;
-        let decode_jobs: Vec<DecodeJob> = picks
+        let mut decode_jobs: Vec<DecodeJob> = picks
             .iter()
             .enumerate()
             .map(|(at, pick)| {
-                let heard = detected[at].as_ref().map(|detected| detected.code.as_str());
-                self.decode_job(at, pick, jobs[pick.job], heard)
+                let job = &*jobs[pick.job];
+                self.decode_job(at, pick, job, &job.prompt, heard(&detected[at]))
             })
             .collect();
         let max_length = self.folder.max_length;
@@ -197,8 +198,10 @@ impl<B: Backend> Whisper<B> {
                 split,
                 words: Vec::new(),
                 detected,
+                is_unprompted: false,
             });
         }
+        self.doubt(jobs, picks, &mut decoded, &mut decode_jobs, &encoded, run)?;
         self.time_words(jobs, picks, &mut decoded, &decode_jobs, &encoded, run)?;
         Ok(decoded)
     }
@@ -230,12 +233,13 @@ impl<B: Backend> Whisper<B> {
         at: usize,
         pick: &Pick,
         job: &WhisperJob,
+        prompt: &Prompt,
         heard: Option<&str>,
     ) -> DecodeJob {
         let options = &job.options;
         let timestamps = options.timestamps || job.walk.needs_timestamps();
         let language = job.language.as_deref().or(heard);
-        let (prompt, sot) = job.prompt.tokens(
+        let (prompt, sot) = prompt.tokens(
             &self.folder,
             language,
             options.task,
@@ -288,11 +292,11 @@ impl<B: Backend> Whisper<B> {
             let n_before = sequence.len();
             let room = self.backend.dims().n_text_ctx.saturating_sub(n_before + 1);
             let (tokens, logprobs): (Vec<u32>, Vec<f32>) = text.into_iter().take(room).unzip();
+            let spans = decoded[at].spans(self.tokenizer.special().eot, tokens.len());
             sequence.extend_from_slice(&tokens);
             sequence.push(self.tokenizer.special().eot);
             let heads = self.alignment_heads();
             let attention = self
-            let spans = decoded[at].spans(self.tokenizer.special().eot, tokens.len());
                 .backend
                 .attend(encoded, &[at], &[sequence], &heads, run)?;
             let language = job
@@ -310,11 +314,11 @@ impl<B: Backend> Whisper<B> {
                     n_frames: pick.window.n_frames,
                     median_filter_width: self.folder.median_filter_width,
                 },
+                &spans,
             );
         }
         Ok(())
     }
-                &spans,
 
     /// The export's own heads; else every head of the later half of layers, the reference's default.
     fn alignment_heads(&self) -> Vec<(usize, usize)> {
@@ -336,6 +340,12 @@ impl<B: Backend> Whisper<B> {
             job.language = Some(heard.code.clone());
             job.language_probability = Some(heard.probability);
         }
+        if decoded.is_unprompted {
+            job.walk.warnings.push(format!(
+                "prompt and vocabulary were left out at {:.1} s, where the model was surer without them",
+                window.start as f64 / f64::from(SAMPLE_RATE)
+            ));
+        }
         let segments = decoded.place(&window, &self.tokenizer);
         job.walk.accept(
             window,
@@ -345,6 +355,10 @@ impl<B: Backend> Whisper<B> {
             &self.tokenizer,
         );
     }
+}
+
+fn heard(detected: &Option<Detected>) -> Option<&str> {
+    detected.as_ref().map(|detected| detected.code.as_str())
 }
 
 impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {

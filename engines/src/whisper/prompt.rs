@@ -40,6 +40,19 @@ impl Prompt {
         }
     }
 
+    /// Whether there is anything that the request wants known, and a way to say it.
+    pub(crate) fn has_context(&self) -> bool {
+        self.sot_prev.is_some() && !self.context.is_empty()
+    }
+
+    /// The same without prompt and vocabulary.
+    pub(crate) fn bare(&self) -> Self {
+        Self {
+            context: Vec::new(),
+            ..*self
+        }
+    }
+
     /// Why the prompt has no effect, if it has none.
     pub(crate) fn warning(&self) -> Option<String> {
         let ignored = self.sot_prev.is_none() && !self.context.is_empty();

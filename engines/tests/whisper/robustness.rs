@@ -118,6 +118,31 @@ fn texts(answers: &[Transcription]) -> Vec<String> {
 }
 
 #[test]
+fn a_vocabulary_that_harms_the_text_is_left_out() {
+    let samples = audio("aligned/al-000.wav");
+    let whole = SpeechRegion {
+        start: 0.0,
+        end: samples.duration(),
+    };
+    let with = |vocabulary: &[&str]| {
+        let options = TranscribeOptions {
+            language: Some("en".to_owned()),
+            vocabulary: vocabulary.iter().map(|word| (*word).to_owned()).collect(),
+            long_form: LongForm::Batched(vec![whole]),
+            ..TranscribeOptions::default()
+        };
+        transcribe(int8_model(), samples.clone(), options)
+    };
+    let plain = with(&[]);
+    assert!(plain.warnings.is_empty());
+    for vocabulary in [["Zebulon", "Quark"], ["question", "email"]] {
+        let answer = with(&vocabulary);
+        assert_eq!(answer.text, plain.text, "{vocabulary:?}");
+        assert!(answer.warnings[0].contains("left out"), "{vocabulary:?}");
+    }
+}
+
+#[test]
 fn int8_makes_few_word_errors() {
     let (references, files) = utterances(100);
     let answers = transcribe_all(int8_model(), files, &golden_options());

@@ -15,6 +15,8 @@ pub(super) struct Decoded {
     pub split: WindowSegments,
     pub words: Vec<WordTiming>,
     pub detected: Option<Detected>,
+    /// It was decoded without the prompt and vocabulary of its request.
+    pub is_unprompted: bool,
 }
 
 impl Decoded {
@@ -68,8 +70,6 @@ impl Decoded {
             .collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.split.segments.is_empty()
     /// Where each segment's text lies, of the first `n_tokens` text tokens.
     pub(super) fn spans(&self, eot: u32, n_tokens: usize) -> Vec<SegmentSpan> {
         let mut first = 0;
@@ -84,6 +84,8 @@ impl Decoded {
         segments.collect()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.split.segments.is_empty()
     }
 }
 
