@@ -18,6 +18,10 @@ const SHORT_CHUNKS: [(&str, &str); 3] = [
     ("DALSTON_WORKER_CONCURRENCY", "1"),
 ];
 
+/// What a time may differ by where Whisper's segments tell an aligner where to look: a time token that tips in int8 moves
+/// where it looks, and with it a word that it hardly hears.
+const LOOKED_FOR: f64 = 0.4;
+
 async fn tasks(product: &Product, job: &str) -> Vec<Value> {
     let list = product
         .get(&format!("/v1/audio/transcriptions/{job}/tasks"))
@@ -40,8 +44,10 @@ async fn parts_on_two_workers_give_the_transcript_of_one() {
     product.start_worker().await;
     product.start_worker().await;
     for (model, align, tolerance) in [
-        ("whisper-nano", None, FRAMES),
-        ("parakeet-tdt-nano", Some("wav2vec2-nano"), FRAMES),
+        ("whisper-nano", None, Some(LOOKED_FOR)),
+        ("parakeet-tdt-nano", Some("wav2vec2-nano"), Some(FRAMES)),
+        // What a window gives depends on that window alone: nothing differs, probabilities included.
+        ("parakeet-tdt-nano", None, None),
     ] {
         let mut fields = vec![("model", model), ("speaker_detection", "diarize")];
         fields.extend(align.map(|aligner| ("model_align", aligner)));
@@ -61,7 +67,10 @@ async fn parts_on_two_workers_give_the_transcript_of_one() {
         assert!(stage_names(&whole).contains(&"transcribe".to_owned()));
         let (ours, theirs) = (result(&parts), result(&whole));
         assert!(
-            same(&ours, &theirs, tolerance),
+            match tolerance {
+                Some(tolerance) => same(&ours, &theirs, tolerance),
+                None => ours == theirs,
+            },
             "{model}: {ours:#}\n{theirs:#}"
         );
         assert!(parts["text"].as_str().unwrap().len() > 500);

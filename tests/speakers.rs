@@ -198,7 +198,14 @@ async fn channels_are_speakers_and_what_bled_over_is_said_once() {
         .collect();
     assert_eq!(
         stages,
-        ["prepare", "transcribe_ch0", "transcribe_ch1", "merge"]
+        [
+            "prepare",
+            "transcribe_ch0",
+            "transcribe_ch1",
+            "align_ch0",
+            "align_ch1",
+            "merge"
+        ]
     );
     let of = |speaker: &str| -> Vec<String> {
         transcribed(&body)

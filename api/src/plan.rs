@@ -2,8 +2,8 @@
 //! and the capabilities that workers announced go in, tasks and warnings come out.
 //!
 //! `prepare` comes first and `merge` last. Between them stands one branch per channel or track, or a single one:
-//! `transcribe`, and `align` when words are to have times and the transcriber gives none. `diarize` runs beside them. The
-//! branches of a long file are handed to `prepare`, which cuts them into chunks once it knows where the silences are.
+//! `transcribe`, and `align` when words are to have times and the transcriber gives none, or only those of its attention,
+//! and an aligner knows the language. `diarize` runs beside them. The branches of a long file are handed to `prepare`, which cuts them into chunks once it knows where the silences are.
 
 mod choose;
 
@@ -196,7 +196,7 @@ fn choices<'a>(
             offered,
             when_missing,
         )?),
-        None if transcribe.offer.native_words => None,
+        None if transcribe.offer.native_words && !by_attention(&transcribe.offer) => None,
         // Segments have times anyway: words that cannot be had are a warning, and nothing to wait for.
         None => choose(
             "auto",
@@ -225,6 +225,11 @@ fn choices<'a>(
         align,
         diarize,
     })
+}
+
+/// Attention says roughly when a word is said; an aligner listens for it.
+fn by_attention(transcriber: &OfferedCapability) -> bool {
+    transcriber.alignment_method.as_deref() == Some("attention")
 }
 
 /// A plan in the making.
@@ -264,9 +269,9 @@ impl Draft<'_> {
             vocabulary: parameters.vocabulary.clone(),
             temperature: parameters.temperature,
             beam_size: BEAM_SIZE,
+            // Also when they are to be aligned: for languages that the aligner turns out not to know.
             word_timestamps: parameters.timestamps == TimestampGranularity::Word
-                && self.choices.transcribe.offer.native_words
-                && self.choices.align.is_none(),
+                && self.choices.transcribe.offer.native_words,
             channel,
             chunk: None,
             integrated: None,
@@ -318,11 +323,20 @@ impl Draft<'_> {
         ))
     }
 
-    /// Makes one task of a branch: what followed it becomes part of its request.
+    /// Makes one task of a branch: what followed it becomes part of its request, and its model of the reasons.
     fn integrate(&self, branch: &mut Branch, diarize: Option<NewTask>) {
         let align = branch.align.take();
         if align.is_none() && diarize.is_none() {
             return;
+        }
+        for stage in [&align, &diarize].into_iter().flatten() {
+            let because = branch.transcribe.chosen_because.get_or_insert_default();
+            because.push_str(&format!(
+                "; {} with {}: {}",
+                stage.stage,
+                stage.model,
+                stage.chosen_because.as_deref().unwrap_or_default()
+            ));
         }
         let stages = IntegratedStages {
             align,

@@ -293,6 +293,32 @@ fn a_long_file_is_left_to_prepare_to_cut() {
 }
 
 #[test]
+fn words_timed_by_attention_are_aligned_where_an_aligner_knows_the_language() {
+    let mut offered = present();
+    for offer in &mut offered {
+        if offer.capability.model == "mine-multilingual" {
+            offer.alignment_method = Some("attention".to_owned());
+        }
+    }
+    let aligned = "prepare() transcribe(prepare) align?(transcribe) merge(transcribe align)";
+    for (language, expected) in [
+        (Some("en"), aligned),
+        (None, aligned),
+        (
+            Some("de"),
+            "prepare() transcribe(prepare) merge(transcribe)",
+        ),
+    ] {
+        let parameters = asked("mine-multilingual", language);
+        let plan = planned_with(&parameters, &STEREO, &offered, WhenMissing::FailFast).unwrap();
+        assert_eq!(shape(&plan), expected, "{language:?}");
+        // What the aligner cannot do keeps the transcriber's times.
+        let request = &plan.tasks[1].request;
+        assert_eq!(request["word_timestamps"], true, "{language:?}");
+    }
+}
+
+#[test]
 fn an_integrated_job_carries_its_further_stages_along() {
     let parameters = JobParameters {
         pipeline: PipelineMode::Integrated,
@@ -307,6 +333,16 @@ fn an_integrated_job_carries_its_further_stages_along() {
     assert_eq!((align.stage, diarize.stage), (Stage::Align, Stage::Diarize));
     assert_eq!(integrated.before, plan.tasks[2].id);
     assert_eq!(align.needs, [plan.tasks[1].id]);
+    let because = plan.tasks[1].chosen_because.as_ref().unwrap();
+    for stage in [&align, &diarize] {
+        let of_stage = format!(
+            "; {} with {}: {}",
+            stage.stage,
+            stage.model,
+            stage.chosen_because.as_ref().unwrap()
+        );
+        assert!(because.contains(&of_stage), "{because}");
+    }
     assert_eq!(
         diarize.request,
         json!({"num_speakers": 3, "min_speakers": 3, "max_speakers": 3, "embedding_model": null,

@@ -88,15 +88,25 @@ pub async fn align(
         .clone()
         .unwrap_or_else(|| transcription.language.clone());
     if !aligner.languages().contains(&language) {
+        let timed = transcription
+            .segments
+            .iter()
+            .any(|segment| segment.words.is_some());
         let reason = format!(
-            "words have no times: {} aligns {}, and the language is {language}",
+            "words {}: {} aligns {}, and the language is {language}",
+            if timed {
+                "have the transcriber's times"
+            } else {
+                "have no times"
+            },
             key.model,
             aligner.languages().join(", ")
         );
         return Ok(AlignResponse {
             skipped: true,
             skip_reason: Some(reason.clone()),
-            warnings: vec![reason],
+            // Each word says how it was timed.
+            warnings: if timed { Vec::new() } else { vec![reason] },
             ..plain_answer
         });
     }
