@@ -51,7 +51,7 @@ impl Kind {
         if !self.waits() {
             return Asked::Job(product.submit_form(form).await);
         }
-        let request = product.post(form);
+        let request = product.post_as_openai(form);
         Asked::Answer(tokio::spawn(async move {
             let answer = request.send().await.unwrap();
             let status = answer.status();

@@ -88,7 +88,7 @@ async fn an_openai_client_is_told_the_parts_of_a_long_file_in_order() {
         ("response_format", "json"),
         ("stream", "true"),
     ];
-    let request = product.post(form(&[dialogue("dlg01")], &fields));
+    let request = product.post_as_openai(form(&[dialogue("dlg01")], &fields));
     let stream = request.send().await.unwrap().text().await.unwrap();
     let events: Vec<Value> = stream
         .lines()

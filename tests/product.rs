@@ -433,6 +433,11 @@ impl Product {
             .multipart(form)
     }
 
+    /// A `POST` of the form as an official OpenAI client sends it: what is answered is the text.
+    pub fn post_as_openai(&self, form: Form) -> reqwest::RequestBuilder {
+        self.post(form).header("user-agent", "OpenAI/Python 2.0.0")
+    }
+
     /// Submits a job for the load-test engine; `directives` tell it what to do (see `worker/src/load_engine.rs`).
     pub async fn submit_load(&self, directives: &str) -> String {
         self.submit(
