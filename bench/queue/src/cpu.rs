@@ -21,21 +21,21 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// Worse than any measurement.
-    pub(crate) const WORST: Self = Self {
-        rate: 0.0,
-        server: f64::INFINITY,
-        client: f64::INFINITY,
-    };
-
-    /// The best of both in each respect.
-    pub(crate) fn best(self, other: Self) -> Self {
+    /// The median of each figure.
+    pub(crate) fn median(costs: &[Self]) -> Self {
         Self {
-            rate: self.rate.max(other.rate),
-            server: self.server.min(other.server),
-            client: self.client.min(other.client),
+            rate: median(costs.iter().map(|cost| cost.rate)),
+            server: median(costs.iter().map(|cost| cost.server)),
+            client: median(costs.iter().map(|cost| cost.client)),
         }
     }
+}
+
+/// The middle one of some figures.
+pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// A running measurement.

@@ -23,9 +23,9 @@ struct Cost {
 }
 
 pub(crate) async fn compare(server: &Server, sizes: Sizes) -> Result<Vec<Row>> {
-    let shallow = fresh_database(server, "shallow").await?;
+    let shallow = fresh_database(server, "shallow", sizes.workers).await?;
     fill(&shallow, 0, SHALLOW).await?;
-    let deep = fresh_database(server, "deep").await?;
+    let deep = fresh_database(server, "deep", sizes.workers).await?;
     let begin = Instant::now();
     fill(&deep, sizes.finished, sizes.queued).await?;
     println!(

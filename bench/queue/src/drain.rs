@@ -5,17 +5,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use dalston_schema::WorkerId;
 use dalston_schema::db::{PgPool, jobs, tasks};
 use dalston_test_postgres::Server;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
+use tokio::sync::Barrier;
 
-use crate::cpu::{Cost, Stopwatch};
+use crate::cpu::{Cost, Stopwatch, median};
 use crate::report::Row;
 use crate::{Sizes, floor, plan};
 
-/// Rounds of each; the best of ours is held against the best of the floor's.
-const ROUNDS: usize = 2;
+/// Rounds of each, taking turns; medians are compared.
+const ROUNDS: usize = 5;
+/// Batches that each worker does before the clock starts: statistics have just changed, and every connection plans its
+/// statements anew.
+const WARM_UP: usize = 2;
 /// The shapes of small jobs run with this part of the tasks: submitting them is most of the time.
 const SMALL_JOBS_PART: usize = 5;
 
@@ -24,11 +29,11 @@ const IDLE: Duration = Duration::from_millis(1);
 
 /// Drains jobs of three shapes and holds each against the floor.
 pub(crate) async fn compare(server: &Server, pool: &PgPool, sizes: Sizes) -> Result<Vec<Row>> {
-    let mut floor = Cost::WORST;
-    let mut shapes = [100, 3, 1].map(|tasks_per_job| (tasks_per_job, 0_f64, Cost::WORST));
+    let mut floors = Vec::new();
+    let mut shapes = [100, 3, 1].map(|tasks_per_job| (tasks_per_job, Vec::new(), Vec::new()));
     for _ in 0..ROUNDS {
-        floor = floor.best(floor::drain(server, pool, sizes).await?);
-        for (tasks_per_job, submitted, drained) in &mut shapes {
+        floors.push(floor::drain(server, pool, sizes).await?);
+        for (tasks_per_job, submits, drains) in &mut shapes {
             let part = if *tasks_per_job == 100 {
                 1
             } else {
@@ -36,12 +41,14 @@ pub(crate) async fn compare(server: &Server, pool: &PgPool, sizes: Sizes) -> Res
             };
             let (submit, cost) =
                 drain(server, pool, sizes, *tasks_per_job, sizes.tasks / part).await?;
-            *submitted = submitted.max(submit);
-            *drained = drained.best(cost);
+            submits.push(submit);
+            drains.push(cost);
         }
     }
+    let floor = Cost::median(&floors);
     let mut rows = Vec::new();
-    for (tasks_per_job, submitted, drained) in shapes {
+    for (tasks_per_job, submits, drains) in shapes {
+        let (submitted, drained) = (median(submits.into_iter()), Cost::median(&drains));
         let (suffix, target) = match tasks_per_job {
             100 => (String::new(), ">= 0.5"),
             n => (format!("_{n}_task_jobs"), ""),
@@ -107,14 +114,22 @@ async fn drain(
         sqlx::raw_sql(statement).execute(pool).await?;
     }
     let done = Arc::new(AtomicUsize::new(0));
-    let stopwatch = Stopwatch::start(server)?;
+    let start = Arc::new(Barrier::new(sizes.workers + 1));
     let workers: Vec<_> = (0..sizes.workers)
-        .map(|_| tokio::spawn(work(pool.clone(), sizes.batch, total, Arc::clone(&done))))
+        .map(|_| {
+            let (done, start) = (Arc::clone(&done), Arc::clone(&start));
+            tokio::spawn(work(pool.clone(), sizes.batch, total, done, start))
+        })
         .collect();
+    // All are warm and between two batches; then all go.
+    start.wait().await;
+    let left = total - done.load(Ordering::Relaxed);
+    let stopwatch = Stopwatch::start(server)?;
+    start.wait().await;
     for worker in workers {
         worker.await??;
     }
-    let drained = stopwatch.stop(total)?;
+    let drained = stopwatch.stop(left)?;
     let open: i64 = sqlx::query_scalar("select count(*) from jobs where status <> 'completed'")
         .fetch_one(pool)
         .await?;
@@ -122,27 +137,52 @@ async fn drain(
     Ok((submitted, drained))
 }
 
-async fn work(pool: PgPool, batch: usize, total: usize, done: Arc<AtomicUsize>) -> Result<()> {
+async fn work(
+    pool: PgPool,
+    batch: usize,
+    total: usize,
+    done: Arc<AtomicUsize>,
+    start: Arc<Barrier>,
+) -> Result<()> {
     let (worker, wanted) = plan::worker(&pool).await?;
+    let batch = i32::try_from(batch)?;
+    // The barriers are passed whatever happens, or the others would wait for ever.
+    let mut warm = Ok(0);
+    for _ in 0..WARM_UP {
+        warm = warm.and(finish_batch(&pool, worker, &wanted, batch, &done).await);
+    }
+    start.wait().await;
+    start.wait().await;
+    warm?;
     while done.load(Ordering::Relaxed) < total {
-        let claimed = tasks::claim(&pool, worker, &wanted, i32::try_from(batch)?, 30.0).await?;
-        if claimed.is_empty() {
+        if finish_batch(&pool, worker, &wanted, batch, &done).await? == 0 {
             // Nothing is ready until another worker completes what that waits for.
             tokio::time::sleep(IDLE).await;
-            continue;
         }
-        let finished: Vec<_> = claimed
-            .iter()
-            .map(|task| (task.lease(), Value::Null))
-            .collect();
-        let outcomes = tasks::complete_many(&pool, &finished).await?;
-        ensure!(
-            outcomes
-                .iter()
-                .all(|outcome| *outcome == tasks::Outcome::Done),
-            "a lease was lost"
-        );
-        done.fetch_add(outcomes.len(), Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Claims a batch and completes it; how many tasks it had.
+async fn finish_batch(
+    pool: &PgPool,
+    worker: WorkerId,
+    wanted: &[tasks::Wanted],
+    batch: i32,
+    done: &AtomicUsize,
+) -> Result<usize> {
+    let claimed = tasks::claim(pool, worker, wanted, batch, 30.0).await?;
+    let finished: Vec<_> = claimed
+        .iter()
+        .map(|task| (task.lease(), Value::Null))
+        .collect();
+    let outcomes = tasks::complete_many(pool, &finished).await?;
+    ensure!(
+        outcomes
+            .iter()
+            .all(|outcome| *outcome == tasks::Outcome::Done),
+        "a lease was lost"
+    );
+    done.fetch_add(outcomes.len(), Ordering::Relaxed);
+    Ok(outcomes.len())
 }

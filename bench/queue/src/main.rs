@@ -17,7 +17,7 @@ mod plan;
 mod report;
 
 use anyhow::{Context, Result};
-use dalston_schema::db::{self, PgPool};
+use dalston_schema::db::{self, DatabaseConfig, PgPool};
 use dalston_test_postgres::{Durability, Server};
 
 use report::Row;
@@ -69,7 +69,7 @@ async fn main() -> Result<()> {
 
 async fn run(server: &Server, sizes: Sizes) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let pool = fresh_database(server, "queue").await?;
+    let pool = fresh_database(server, "queue", sizes.workers).await?;
     rows.extend(drain::compare(server, &pool, sizes).await?);
     rows.extend(latency::measure(server, "queue", &pool, sizes).await?);
     pool.close().await;
@@ -77,14 +77,17 @@ async fn run(server: &Server, sizes: Sizes) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A migrated database.
-async fn fresh_database(server: &Server, name: &'static str) -> Result<PgPool> {
+/// A migrated database, and a pool with a connection for each worker.
+async fn fresh_database(server: &Server, name: &'static str, workers: usize) -> Result<PgPool> {
     let admin = db::connect(&server.config("postgres"))?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}")))
         .execute(&admin)
         .await?;
     admin.close().await;
-    let pool = db::connect(&server.config(name))?;
+    let pool = db::connect(&DatabaseConfig {
+        max_connections: u32::try_from(workers)?,
+        ..server.config(name)
+    })?;
     db::migrate::migrate(&pool).await?;
     Ok(pool)
 }
