@@ -135,7 +135,7 @@ pub struct Chunk {
 /// How a long file is cut into chunks, in samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkOptions {
-    /// Length aimed at.
+    /// Length aimed at; half of it towards the end of the file.
     pub target: u64,
     /// Shortest chunk, unless the whole file is shorter.
     pub minimum: u64,
@@ -151,17 +151,24 @@ impl Default for ChunkOptions {
     }
 }
 
-/// Cuts a file of `n_samples` into chunks of about the target's length that cover it without gap or overlap. Cuts fall into
+/// How many workers are to be done at about the same time: what is left of a file is cut so that each may have a share of it.
+const SHARES: u64 = 16;
+
+/// Cuts a file of `n_samples` into chunks of about the target's length, shorter ones towards the end (guided self-scheduling,
+/// Polychronopoulos and Kuck 1987), so that no worker is left with a long chunk while the others have nothing to do. The
+/// chunks cover the file without gap or overlap. Cuts fall into
 /// silence: the longest one within a quarter of a chunk from where it should end, else the nearest one up to twice its length,
 /// and only where speech never pauses in between, into the speech.
 pub fn plan_chunks(speech: &[SpeechSpan], n_samples: u64, options: &ChunkOptions) -> Vec<Chunk> {
     let target = options.target.max(1);
     let minimum = options.minimum.clamp(1, target);
+    let shortest = (target / 2).max(minimum);
     let mut chunks = Vec::new();
     let mut start = 0;
     loop {
         let left = n_samples - start;
-        let pieces = (left + target / 2) / target;
+        let aim = (left / SHARES).clamp(shortest, target);
+        let pieces = ((left + aim / 2) / aim).min(left / minimum);
         if pieces < 2 {
             break;
         }
@@ -357,15 +364,43 @@ mod tests {
             })
             .collect();
         let chunks = plan_chunks(&spans, 3_600 * second, &ChunkOptions::default());
-        assert_eq!(chunks.len(), 6);
-        for chunk in &chunks[..5] {
+        assert_eq!(chunks.len(), 12);
+        for chunk in &chunks[..11] {
             assert!(
                 spans
                     .iter()
                     .all(|span| chunk.end <= span.start || span.end <= chunk.end),
                 "{chunk:?}"
             );
-            assert!((chunk.end - chunk.start).abs_diff(600 * second) <= 10 * second);
+            assert!((chunk.end - chunk.start).abs_diff(300 * second) <= 10 * second);
+        }
+    }
+
+    #[test]
+    fn chunks_of_three_hours_keep_up_to_sixteen_workers_busy_to_the_end() {
+        let second = u64::from(SAMPLE_RATE);
+        let options = ChunkOptions {
+            target: 120 * second,
+            minimum: 30 * second,
+        };
+        let n_samples = 3 * 3_600 * second;
+        let spans: Vec<SpeechSpan> = (0..900)
+            .map(|turn| SpeechSpan {
+                start: turn * 12 * second,
+                end: (turn * 12 + 11) * second,
+            })
+            .collect();
+        let chunks = plan_chunks(&spans, n_samples, &options);
+        assert!(chunks.len() <= 110, "{}", chunks.len());
+        for workers in 1..=16 {
+            // Whoever is free takes the next one.
+            let mut busy_until = vec![0; workers];
+            for chunk in &chunks {
+                *busy_until.iter_mut().min().unwrap() += chunk.end - chunk.start;
+            }
+            let ideal = n_samples as f64 / workers as f64;
+            let share = ideal / *busy_until.iter().max().unwrap() as f64;
+            assert!(share > 0.92, "{workers} workers: {share}");
         }
     }
 
@@ -373,13 +408,13 @@ mod tests {
     fn a_silent_file_and_one_without_pauses_are_cut_too() {
         let second = u64::from(SAMPLE_RATE);
         let silent = plan_chunks(&[], 1_900 * second, &ChunkOptions::default());
-        assert_eq!(silent.len(), 3);
+        assert_eq!(silent.len(), 6);
         let pauseless = [SpeechSpan {
             start: 0,
             end: 1_900 * second,
         }];
         let chunks = plan_chunks(&pauseless, 1_900 * second, &ChunkOptions::default());
-        assert_eq!(chunks[0].end, 1_900 * second / 3);
+        assert_eq!(chunks[0].end, 1_900 * second / 6);
         assert_eq!(plan_chunks(&[], 0, &ChunkOptions::default()), []);
     }
 

@@ -131,7 +131,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_CHUNK_TARGET_SECONDS",
                 Kind::Decimal(0.0, 36_000.0),
                 "120",
-                "length of the parts that a file of twice this is cut into for several workers; 0: never cut",
+                "length of the parts that a file of twice this is cut into for several workers, half of it towards its end; 0: never cut",
             ),
             setting(
                 "DALSTON_CHUNK_MINIMUM_SECONDS",
