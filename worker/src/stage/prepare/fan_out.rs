@@ -167,7 +167,8 @@ mod tests {
     fn chunks_cover_the_file_and_keep_each_transcription_with_its_alignment() {
         let plan = plan(100.0);
         let tasks = tasks(&plan, &[audio()]).unwrap();
-        assert_eq!(tasks.len(), 12);
+        // Of so short a file all parts are half as long as the target.
+        assert_eq!(tasks.len(), 24);
         let mut end = 0.0;
         for (index, pair) in tasks.chunks(2).enumerate() {
             let transcribe: TranscribeRequest = read(&pair[0]).unwrap();
