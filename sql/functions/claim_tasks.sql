@@ -3,15 +3,16 @@
 -- Order: priority; then tasks whose model the worker has loaded, unless another has waited for half a minute (so that
 -- models nobody has loaded are not starved); then fairness between tenants; then age.
 --
--- The candidates are the first rows of ready_tasks of each capability, found without locks by one short index scan each,
--- so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones, and
--- eight times as many when others hold all of those. They are locked one after the other until they hold enough tasks, passing over rows that others hold: never through
--- `in (select … limit)`, which a nested loop may evaluate more than once. Only when others hold every candidate does the
--- claim wait, for the first one and with nothing locked of its own.
+-- The candidates are the first rows of ready_tasks of each capability, found without locks by one short index scan
+-- each, so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones,
+-- and eight times as many when others hold all of those. They are locked one after the other until they hold enough
+-- tasks, passing over rows that others hold: never through `in (select … limit)`, which a nested loop may evaluate more
+-- than once. Only when others hold every candidate does the claim wait, for the first one and with nothing locked of
+-- its own.
 --
--- Of the last row only as many tasks are taken as are still wanted. A claim neither reads nor writes tasks. The settings keep
--- the planner to the one plan that is right at any depth: index scans in nested loops. With statistics that lag behind
--- (a queue fills and drains within minutes) it would now and then read the whole table.
+-- Of the last row only as many tasks are taken as are still wanted. A claim neither reads nor writes tasks. The
+-- settings keep the planner to the one plan that is right at any depth: index scans in nested loops. With statistics
+-- that lag behind (a queue fills and drains within minutes) it would now and then read the whole table.
 create or replace function claim_tasks(
   p_worker uuid, p_capabilities int[], p_loaded boolean[], p_limit int, p_lease_seconds double precision
 ) returns table (
@@ -122,7 +123,8 @@ begin
         from taken t where q.ctid = t.row and t.part is not null
     ), task as materialized (
       select u.id, u.name, t.job_id, t.capability_id, t.priority, t.fair_key, t.ready_at, t.attempt
-        from taken t cross join unnest(t.tasks[:coalesce(t.part, 16)], t.names[:coalesce(t.part, 16)]) as u (id, name)
+        from (select *, coalesce(part, cardinality(tasks)) as size from taken) t
+       cross join unnest(t.tasks[:t.size], t.names[:t.size]) as u (id, name)
     ), running as (
       insert into running_tasks (job_id, worker_id, ready_at, started_at, lease_expires_at, tasks)
       select t.job_id, p_worker, min(t.ready_at), v_now, v_now + make_interval(secs => p_lease_seconds), array_agg(t.id)
