@@ -436,12 +436,7 @@ async fn requests_and_responses_of_tasks_have_the_shape_of_the_contract() {
     ];
     for response in answers {
         let [task] = worker.claim(&server.pool).await.try_into().unwrap();
-        let completion = Completion {
-            response,
-            fan_out: Vec::new(),
-            before: Vec::new(),
-            transcript: None,
-        };
+        let completion = Completion::answering(&response).unwrap();
         tasks::complete(&server.pool, task.lease(), &completion)
             .await
             .unwrap();

@@ -123,10 +123,8 @@ pub async fn complete(pool: &PgPool, task: &ClaimedTask) {
         _ => None,
     };
     let completion = Completion {
-        response: json!({"stage": task.stage}),
-        fan_out: Vec::new(),
-        before: Vec::new(),
         transcript,
+        ..Completion::answering(&json!({"stage": task.stage})).unwrap()
     };
     assert_eq!(
         tasks::complete(pool, task.lease(), &completion)

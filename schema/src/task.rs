@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::ids::{JobId, TaskId};
 
@@ -267,8 +268,8 @@ pub struct FinishedTask {
     pub status: TaskStatus,
     /// Why it failed, when it did.
     pub error: Option<String>,
-    /// What it answered.
-    pub response: Option<serde_json::Value>,
+    /// What it answered, as JSON.
+    pub response: Option<Box<RawValue>>,
 }
 
 /// How far a running task is, in seconds of audio.

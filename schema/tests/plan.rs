@@ -197,12 +197,7 @@ pub(crate) fn new_worker(id: WorkerId, identity: Option<&str>) -> NewWorker {
 
 /// A completion that brings nothing but a response.
 pub(crate) fn answer(response: Value) -> Completion {
-    Completion {
-        response,
-        fan_out: Vec::new(),
-        before: Vec::new(),
-        transcript: None,
-    }
+    Completion::answering(&response).unwrap()
 }
 
 pub(crate) async fn read(pool: &PgPool, id: JobId) -> Job {

@@ -72,9 +72,13 @@ async fn dependants_read_what_the_tasks_before_them_answered() {
     tasks::complete(&pool, prepare.lease(), &answer(json!({"n": 7})))
         .await
         .unwrap();
-    let finished = tasks::finished(&pool, job).await.unwrap();
+    let finished = tasks::finished(&pool, job, None).await.unwrap();
     assert_eq!(finished.len(), 1);
-    assert_eq!(finished[0].response, Some(json!({"n": 7})));
+    assert_eq!(finished[0].response.as_ref().unwrap().get(), r#"{"n": 7}"#);
+    let named = tasks::finished(&pool, job, Some(&["prepare"])).await;
+    assert_eq!(named.unwrap().len(), 1);
+    let others = tasks::finished(&pool, job, Some(&["merge", "nobody"])).await;
+    assert!(others.unwrap().is_empty());
 
     let listed = tasks::list(&pool, job).await.unwrap();
     let names: Vec<&str> = listed.iter().map(|task| task.name.as_str()).collect();
@@ -297,7 +301,7 @@ async fn an_optional_failure_is_skipped_and_the_job_goes_on() {
                 .unwrap();
         }
     }
-    let finished = tasks::finished(&pool, job).await.unwrap();
+    let finished = tasks::finished(&pool, job, None).await.unwrap();
     let diarize = finished.iter().find(|task| task.name == "diarize").unwrap();
     assert_eq!(diarize.status, TaskStatus::Skipped);
     assert_eq!(diarize.error.as_deref(), Some("too quiet"));
@@ -348,7 +352,7 @@ async fn a_late_result_of_a_lost_lease_changes_nothing() {
         Outcome::LeaseLost
     );
     assert_eq!(state(&pool, job, "prepare").await, "running");
-    assert!(tasks::finished(&pool, job).await.unwrap().is_empty());
+    assert!(tasks::finished(&pool, job, None).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -62,13 +62,14 @@ struct Channel<'a> {
 #[must_use]
 pub fn assemble(mut parts: Parts<'_>) -> Transcript {
     take_integrated(&mut parts);
+    take_word_times(&mut parts);
     parts.transcriptions.sort_by_key(|(_, transcription)| {
         let index = transcription.chunk.map(|chunk| chunk.index);
         (transcription.channel, index)
     });
     let language = metadata::language(&parts);
-    let channels = channels(&parts);
     let mut warnings = warnings(&parts);
+    let channels = channels(&mut parts);
     warnings.extend(channels.iter().filter_map(uncovered));
     let (mut text, mut segments) = interleave(channels, &language, &mut warnings);
     let speakers = match &parts.diarization {
@@ -120,8 +121,22 @@ fn take_integrated(parts: &mut Parts<'_>) {
     }
 }
 
-/// What each prepared file says, in order of channel.
-fn channels<'a>(parts: &Parts<'a>) -> Vec<Channel<'a>> {
+/// Gives each transcription that was aligned the segments with the word times of its alignment.
+fn take_word_times(parts: &mut Parts<'_>) {
+    for alignment in &mut parts.alignments {
+        let segments = std::mem::take(&mut alignment.segments);
+        let aligned = parts
+            .transcriptions
+            .iter_mut()
+            .find(|(name, _)| *name == alignment.transcription);
+        if let Some((_, transcription)) = aligned.filter(|_| !alignment.skipped) {
+            transcription.segments = segments;
+        }
+    }
+}
+
+/// What each prepared file says, in order of channel. Takes the segments out of their transcriptions.
+fn channels<'a>(parts: &mut Parts<'a>) -> Vec<Channel<'a>> {
     let several = parts.prepare.channel_files.len() > 1;
     let duration = parts.prepare.source.duration;
     let mut files: Vec<&PreparedAudio> = parts.prepare.channel_files.iter().collect();
@@ -129,21 +144,24 @@ fn channels<'a>(parts: &Parts<'a>) -> Vec<Channel<'a>> {
     files
         .into_iter()
         .map(|file| {
-            let of_file = || {
-                parts
-                    .transcriptions
-                    .iter()
-                    .filter(|(_, transcription)| transcription.channel == file.channel)
-            };
-            let segments = of_file()
-                .flat_map(|(name, transcription)| segments_of(parts, name, transcription))
+            let mut of_file: Vec<&mut TranscribeResponse> = parts
+                .transcriptions
+                .iter_mut()
+                .map(|(_, transcription)| transcription)
+                .filter(|transcription| transcription.channel == file.channel)
+                .collect();
+            let segments = of_file
+                .iter_mut()
+                .flat_map(|transcription| std::mem::take(&mut transcription.segments))
                 .map(|segment| place(segment, file, duration))
                 .filter(|segment| !segment.text.is_empty())
                 .collect();
-            let texts = of_file().map(|(_, transcription)| transcription.text.as_str());
-            let language = of_file()
-                .next()
-                .map_or("", |(_, transcription)| &transcription.language);
+            let texts = of_file
+                .iter()
+                .map(|transcription| transcription.text.as_str());
+            let language = of_file
+                .first()
+                .map_or("", |transcription| &transcription.language);
             Channel {
                 file,
                 segments,
@@ -156,19 +174,6 @@ fn channels<'a>(parts: &Parts<'a>) -> Vec<Channel<'a>> {
             }
         })
         .collect()
-}
-
-/// The segments of a transcription, with the word times of its alignment if it has one.
-fn segments_of<'a>(
-    parts: &'a Parts<'_>,
-    name: &str,
-    transcription: &'a TranscribeResponse,
-) -> &'a [Segment] {
-    parts
-        .alignments
-        .iter()
-        .find(|alignment| alignment.transcription == name && !alignment.skipped)
-        .map_or(&transcription.segments, |alignment| &alignment.segments)
 }
 
 /// All segments by time, without what channels heard of each other, and the text if it is already known.
@@ -304,22 +309,22 @@ fn channel_prefix(channel: Option<u16>) -> String {
 }
 
 /// One engine segment as the transcript shows it, still without its id.
-fn place(segment: &Segment, file: &PreparedAudio, duration: f64) -> TranscriptSegment {
+fn place(segment: Segment, file: &PreparedAudio, duration: f64) -> TranscriptSegment {
     let speaker = file.channel.map(speaker_id);
     let on_clock = |start: f64, end: f64| clamp(start + file.offset, end + file.offset, duration);
     let (start, end) = on_clock(segment.start, segment.end);
-    let words = segment.words.as_ref().map(|words| {
+    let words = segment.words.map(|words| {
         words
-            .iter()
+            .into_iter()
             .map(|word| {
                 let (start, end) = on_clock(word.start, word.end);
                 Word {
                     text: word.text.trim().to_owned(),
                     start,
                     end,
-                    speaker: speaker.clone().or_else(|| word.speaker.clone()),
+                    speaker: speaker.clone().or(word.speaker),
                     channel: file.channel.or(word.channel),
-                    ..word.clone()
+                    ..word
                 }
             })
             .filter(|word| !word.text.is_empty())
@@ -332,9 +337,9 @@ fn place(segment: &Segment, file: &PreparedAudio, duration: f64) -> TranscriptSe
         text: segment.text.trim().to_owned(),
         redacted_text: None,
         speaker,
-        language: segment.language.clone(),
+        language: segment.language,
         words,
-        tokens: segment.tokens.clone(),
+        tokens: segment.tokens,
         temperature: segment.temperature,
         confidence: segment.confidence,
         avg_logprob: segment.avg_logprob,

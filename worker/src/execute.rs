@@ -271,12 +271,7 @@ mod tests {
     use super::*;
 
     fn completion() -> Completion {
-        Completion {
-            response: serde_json::Value::Null,
-            fan_out: Vec::new(),
-            before: Vec::new(),
-            transcript: None,
-        }
+        Completion::answering(&()).unwrap()
     }
 
     #[test]

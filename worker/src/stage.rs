@@ -98,10 +98,16 @@ impl TaskContext<'_> {
         self.scratch.fetch(storage, &key, "prepared.wav").await
     }
 
-    /// The tasks of the job that have ended.
-    async fn finished(&self) -> StageResult<Vec<FinishedTask>> {
+    /// The tasks of the job that have ended: those of these names, or all.
+    async fn finished(&self, names: Option<&[&str]>) -> StageResult<Vec<FinishedTask>> {
         let pool = &self.environment.pool;
-        wait_out(self.stop, || tasks::finished(pool, self.task.job_id)).await
+        wait_out(self.stop, || tasks::finished(pool, self.task.job_id, names)).await
+    }
+
+    /// What `prepare` answered.
+    async fn prepared(&self) -> StageResult<PrepareResponse> {
+        let finished = self.finished(Some(&[Stage::Prepare.as_str()])).await?;
+        prepared(&finished)
     }
 }
 
@@ -130,8 +136,8 @@ fn prepared(finished: &[FinishedTask]) -> StageResult<PrepareResponse> {
 
 /// A finished task's answer.
 fn response<T: DeserializeOwned>(task: &FinishedTask) -> StageResult<T> {
-    let value = task.response.clone().unwrap_or_default();
-    serde_json::from_value(value).map_err(|error| {
+    let json = task.response.as_ref().map_or("null", |json| json.get());
+    serde_json::from_str(json).map_err(|error| {
         TaskFailure::permanent(format!(
             "The answer of {} has a shape this version does not know.",
             task.name
@@ -143,16 +149,10 @@ fn response<T: DeserializeOwned>(task: &FinishedTask) -> StageResult<T> {
 
 /// The completion of a stage that only answers.
 fn answer<T: Serialize>(response: &T) -> StageResult<Completion> {
-    Ok(Completion {
-        response: serde_json::to_value(response).map_err(|error| {
-            StageError::from(
-                TaskFailure::permanent("The task's answer could not be written as JSON.")
-                    .with_detail(error),
-            )
-        })?,
-        fan_out: Vec::new(),
-        before: Vec::new(),
-        transcript: None,
+    Completion::answering(response).map_err(|error| {
+        TaskFailure::permanent("The task's answer could not be written as JSON.")
+            .with_detail(error)
+            .into()
     })
 }
 

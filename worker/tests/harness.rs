@@ -116,8 +116,10 @@ impl Harness {
     /// Settings with which everything happens fast.
     pub fn config(&self) -> WorkerConfig {
         let path = |name| self.folder.path().join(name);
+        let mut database = self.database.config.clone();
+        database.application_name = "dalston-worker".to_owned();
         let mut config = WorkerConfig::new(
-            self.database.config.clone(),
+            database,
             StorageConfig::Folder(path("objects")),
             path("models"),
             path("scratch"),
@@ -249,12 +251,10 @@ impl Harness {
 
     /// What `prepare` answered.
     pub async fn prepared(&self, job: JobId) -> PrepareResponse {
-        let finished = tasks::finished(&self.database.pool, job).await.unwrap();
-        let task = finished
-            .into_iter()
-            .find(|task| task.stage == Stage::Prepare)
+        let finished = tasks::finished(&self.database.pool, job, Some(&["prepare"]))
+            .await
             .unwrap();
-        serde_json::from_value(task.response.unwrap()).unwrap()
+        serde_json::from_str(finished[0].response.as_ref().unwrap().get()).unwrap()
     }
 
     /// One number from the database.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use sqlx::types::Json;
 
 use super::jobs::{Retried, Scope};
@@ -46,14 +47,29 @@ pub enum LeaseState {
 /// A finished task as it is handed in.
 #[derive(Clone, Debug, Serialize)]
 pub struct Completion {
-    /// What the task answers to its dependants.
-    pub response: Value,
+    /// What the task answers to its dependants, as JSON.
+    pub response: Box<RawValue>,
     /// Tasks to add; those that needed this task and are named in `before` wait for them too.
     pub fan_out: Vec<NewTask>,
     /// Existing tasks of the job that must wait for all tasks of `fan_out`.
     pub before: Vec<TaskId>,
     /// The transcript, from `merge`.
     pub transcript: Option<(Transcript, TranscriptStats)>,
+}
+
+impl Completion {
+    /// The completion of a task that only answers.
+    ///
+    /// # Errors
+    /// When the answer cannot be written as JSON.
+    pub fn answering(response: &impl Serialize) -> Result<Self, DbError> {
+        Ok(Self {
+            response: to_raw_value(response)?,
+            fan_out: Vec::new(),
+            before: Vec::new(),
+            transcript: None,
+        })
+    }
 }
 
 /// What was given to and answered by one task, as JSON.
@@ -283,16 +299,23 @@ pub async fn retry(
     super::jobs::retried(pool, job, row)
 }
 
-/// The tasks of a job that have ended with a result, for their dependants to read.
+/// The tasks of a job that have ended with a result, for their dependants to read: those of these names, or all. What
+/// they answered can be long, so ask for what is needed.
 ///
 /// # Errors
 /// Database trouble only.
-pub async fn finished(pool: &PgPool, job: JobId) -> Result<Vec<FinishedTask>, DbError> {
+pub async fn finished(
+    pool: &PgPool,
+    job: JobId,
+    names: Option<&[&str]>,
+) -> Result<Vec<FinishedTask>, DbError> {
     statement::rows(
         "select id, stage, name, status, error, response from task_details
-          where job_id = $1 and status in ('completed', 'skipped') order by name",
+          where job_id = $1 and status in ('completed', 'skipped') and ($2::text[] is null or name = any($2))
+          order by name",
     )
     .bind(job)
+    .bind(names.map(<[&str]>::to_vec))
     .all(pool)
     .await
 }

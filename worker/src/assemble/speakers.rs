@@ -169,28 +169,23 @@ struct Part {
 }
 
 fn split(
-    segment: TranscriptSegment,
+    mut segment: TranscriptSegment,
     turns: &Turns,
     last: &mut Option<String>,
 ) -> Vec<TranscriptSegment> {
-    let estimated;
-    let words = match &segment.words {
-        Some(words) if !words.is_empty() => words,
-        _ => {
-            estimated = estimate_words(&segment);
-            &estimated
-        }
-    };
+    let found = segment.words.take().filter(|words| !words.is_empty());
+    let has_words = found.is_some();
+    let words = found.unwrap_or_else(|| estimate_words(&segment));
     if words.is_empty() {
         return vec![segment];
     }
     let mut chosen = Vec::with_capacity(words.len());
-    for word in words {
+    for word in &words {
         let turn = turns.of(word, last.as_deref());
         *last = Some(turns.all[turn].speaker.clone());
         chosen.push(turn);
     }
-    let parts = parts(words, &chosen, turns);
+    let parts = parts(&words, &chosen, turns);
     *last = parts.last().map(|part| part.speaker.clone());
     let confidence = |part: &Part| {
         let known: Vec<f64> = chosen[part.from..part.to]
@@ -203,19 +198,31 @@ fn split(
         (!known.is_empty())
             .then(|| milliseconds(known.iter().sum::<f64>() / (part.to - part.from) as f64))
     };
-    let places = word_places(&segment.text, words);
+    let places = word_places(&segment.text, &words);
     let count = parts.len();
+    let whole_text = std::mem::take(&mut segment.text);
+    // Tokens are those of the whole segment.
+    let tokens = segment.tokens.take().filter(|_| count == 1);
+    let mut words = words.into_iter();
     parts
         .iter()
         .enumerate()
         .map(|(index, part)| {
-            let own = &words[part.from..part.to];
+            // The parts follow each other without a gap.
+            let own: Vec<Word> = words
+                .by_ref()
+                .take(part.to - part.from)
+                .map(|word| Word {
+                    speaker: Some(part.speaker.clone()),
+                    ..word
+                })
+                .collect();
             let text = if count == 1 {
-                segment.text.clone()
+                whole_text.clone()
             } else {
                 let from = if index == 0 { 0 } else { places[part.from] };
-                let to = places.get(part.to).copied().unwrap_or(segment.text.len());
-                segment.text[from..to].trim().to_owned()
+                let to = places.get(part.to).copied().unwrap_or(whole_text.len());
+                whole_text[from..to].trim().to_owned()
             };
             TranscriptSegment {
                 // The outer ends stay: a segment may reach beyond its words.
@@ -232,16 +239,8 @@ fn split(
                 text,
                 speaker: Some(part.speaker.clone()),
                 speaker_confidence: confidence(part),
-                words: segment.words.is_some().then(|| {
-                    own.iter()
-                        .map(|word| Word {
-                            speaker: Some(part.speaker.clone()),
-                            ..word.clone()
-                        })
-                        .collect()
-                }),
-                // Tokens are those of the whole segment.
-                tokens: segment.tokens.clone().filter(|_| count == 1),
+                words: has_words.then_some(own),
+                tokens: tokens.clone(),
                 ..segment.clone()
             }
         })

@@ -94,7 +94,7 @@ pub(super) fn placed(words: &[(&str, f64)]) -> TranscriptSegment {
         tokens: Some(vec![1, 2]),
         ..Segment::default()
     };
-    place(&engine, &PreparedAudio::default(), 1e6)
+    place(engine, &PreparedAudio::default(), 1e6)
 }
 
 fn assembled(

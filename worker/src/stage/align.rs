@@ -25,7 +25,8 @@ const UNALIGNED_SHARE: f64 = 0.2;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let request: AlignRequest = context.request()?;
-    let finished = context.finished().await?;
+    let names = [Stage::Prepare.as_str(), &request.transcription];
+    let finished = context.finished(Some(&names)).await?;
     let prepare = prepared(&finished)?;
     let audio = channel_file(&prepare, request.channel)?;
     let transcription: TranscribeResponse = finished

@@ -16,7 +16,7 @@ use dalston_schema::{ArtifactKey, Stage};
 use tokio::time::Instant;
 
 use super::portion::Portion;
-use super::{TaskContext, answer, blocking, channel_file, prepared};
+use super::{TaskContext, answer, blocking, channel_file};
 use crate::coverage::total;
 use crate::failure::{StageError, StageResult};
 use crate::model_pool::ModelKey;
@@ -25,7 +25,7 @@ use crate::times::milliseconds;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let request: DiarizeRequest = context.request()?;
-    let prepare = prepared(&context.finished().await?)?;
+    let prepare = context.prepared().await?;
     let audio = channel_file(&prepare, None)?;
     let portion = Portion::whole(context.progress);
     answer(&diarize(context, &context.model_key(), &request, audio, &portion).await?)

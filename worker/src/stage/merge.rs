@@ -13,43 +13,30 @@ use crate::failure::{StageError, StageResult};
 use crate::outage::wait_out;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
-    let finished = context.finished().await?;
+    let finished = context.finished(None).await?;
     let prepare = prepared(&finished)?;
-    let transcriptions = completed(&finished)
-        .filter(|task| task.stage == Stage::Transcribe)
-        .map(|task| Ok((task.name.clone(), response::<TranscribeResponse>(task)?)))
-        .collect::<StageResult<Vec<_>>>()?;
-    let alignments = completed(&finished)
-        .filter(|task| task.stage == Stage::Align)
-        .map(response::<AlignResponse>)
-        .collect::<StageResult<Vec<_>>>()?;
-    let diarization = completed(&finished)
-        .find(|task| task.stage == Stage::Diarize)
-        .map(response::<DiarizeResponse>)
-        .transpose()?;
-    if transcriptions.is_empty() {
-        return Err(StageError::permanent("The job has no transcription."));
-    }
-    let mut stages: Vec<Stage> = completed(&finished).map(|task| task.stage).collect();
-    stages.push(Stage::Merge);
     let pool = &context.environment.pool;
     let completed_at = wait_out(context.stop, || db::now(pool)).await?;
-    let transcript = assemble(Parts {
+    let mut parts = Parts {
         job_id: context.job.id,
         created_at: context.job.created_at,
         completed_at,
         parameters: &context.job.parameters,
         prepare: &prepare,
-        transcriptions,
-        alignments,
-        diarization,
-        stages,
-        skipped: finished
-            .iter()
-            .filter(|task| task.status == TaskStatus::Skipped)
-            .map(|task| (task.name.clone(), task.error.clone()))
-            .collect(),
-    });
+        transcriptions: Vec::new(),
+        alignments: Vec::new(),
+        diarization: None,
+        stages: vec![Stage::Merge],
+        skipped: Vec::new(),
+    };
+    // Hours of speech are many words: each answer's JSON is freed as soon as it is read.
+    for task in finished {
+        take(task, &mut parts)?;
+    }
+    if parts.transcriptions.is_empty() {
+        return Err(StageError::permanent("The job has no transcription."));
+    }
+    let transcript = assemble(parts);
     let stats = transcript.stats();
     context
         .progress
@@ -60,8 +47,21 @@ pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     })
 }
 
-fn completed(finished: &[FinishedTask]) -> impl Iterator<Item = &FinishedTask> {
-    finished
-        .iter()
-        .filter(|task| task.status == TaskStatus::Completed)
+/// Takes what a task of the job answered, or why it was left out.
+fn take(task: FinishedTask, parts: &mut Parts<'_>) -> StageResult<()> {
+    if task.status == TaskStatus::Skipped {
+        parts.skipped.push((task.name, task.error));
+        return Ok(());
+    }
+    parts.stages.push(task.stage);
+    match task.stage {
+        Stage::Transcribe => {
+            let transcription: TranscribeResponse = response(&task)?;
+            parts.transcriptions.push((task.name, transcription));
+        }
+        Stage::Align => parts.alignments.push(response::<AlignResponse>(&task)?),
+        Stage::Diarize => parts.diarization = Some(response::<DiarizeResponse>(&task)?),
+        Stage::Prepare | Stage::Merge => {}
+    }
+    Ok(())
 }

@@ -24,7 +24,7 @@ use dalston_schema::task::{PreparedAudio, TranscribeRequest, TranscribeResponse}
 use tokio::time::Instant;
 
 use super::portion::Portion;
-use super::{TaskContext, answer, blocking, channel_file, prepared};
+use super::{TaskContext, answer, blocking, channel_file};
 use crate::coverage::Interval;
 use crate::failure::{StageError, StageResult};
 use crate::languages::Heard;
@@ -38,7 +38,7 @@ const FIRST_MINUTES: f64 = 300.0;
 
 pub async fn run(context: &TaskContext<'_>) -> StageResult<Completion> {
     let request: TranscribeRequest = context.request()?;
-    let prepare = prepared(&context.finished().await?)?;
+    let prepare = context.prepared().await?;
     let audio = channel_file(&prepare, request.channel)?;
     let whole = Portion::whole(context.progress);
     let (portion, rest) = integrated::shares(&request, &whole);
