@@ -336,8 +336,18 @@ fn load_environment(library: Option<&Path>) -> Result<(Environment, PathBuf)> {
         .with_telemetry(false)
         .build()
         .map_err(|error| unusable(error.to_string()))?;
+    announce_operators(&environment).map_err(|error| unusable(error.to_string()))?;
     *loaded = Some((environment.clone(), path.clone()));
     Ok((environment, path))
+}
+
+/// Makes the first session of the process. It is then that ONNX Runtime notes our operators' domain, and two sessions
+/// that are both the first would note it twice, which fails one of them.
+fn announce_operators(environment: &Environment) -> ort::Result<()> {
+    Session::builder(environment)?
+        .with_operators(operators::domain()?)?
+        .commit_from_memory(IDENTITY_GRAPH)
+        .map(drop)
 }
 
 fn find_library() -> Result<PathBuf> {
