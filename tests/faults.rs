@@ -186,7 +186,7 @@ async fn cutting_every_database_connection_again_and_again_loses_nothing() {
         .await;
         eventually("work to go on", async || {
             let finished = count(&product, "select count(*) from job_log").await;
-            let open = "select count(*) from job_overview where completed_at is null";
+            let open = "select count(*) from jobs where completed_at is null";
             (finished > finished_before || count(&product, open).await == 0).then_some(())
         })
         .await;
