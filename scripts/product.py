@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -47,6 +48,8 @@ class Product:
         self.start_seconds = None
 
     def __enter__(self):
+        # A request to end is an exit, so that what was started here is stopped.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
     def start(self, command=(str(BINARY), "serve"), timeout=120):

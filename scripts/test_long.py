@@ -18,7 +18,7 @@ import product as products
 
 SPEECH = products.ROOT / "tests" / "audio" / "dialogues"
 # Memory of the longest file over that of the shortest; what is kept of three hours is turns, words and voices.
-MOST_GROWTH = 2.0
+MOST_GROWTH = 1.75
 # Words a minute of the bundled conversations, and the share of them that must come back.
 WORDS_A_MINUTE, SHARE = 120, 0.8
 

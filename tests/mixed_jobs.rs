@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::product::{Cluster, Product, eventually, form};
 use crate::recordings::{self, SAMPLE_RATE, dialogue, samples, utterance, write_call};
-use crate::sameness::{FRAMES, result, same};
+use crate::sameness::result;
 use fleet::Fleet;
 
 /// Jobs in all.
@@ -240,11 +240,7 @@ async fn workers_that_come_go_freeze_and_die_change_no_transcript() {
         let found = asked.end(&product).await;
         let at = kinds.iter().position(|known| known.name == kind.name);
         let expected = &expected[at.unwrap()];
-        assert!(
-            same(&found, expected, FRAMES),
-            "{}: {found:#}\ninstead of {expected:#}",
-            kind.name
-        );
+        assert_eq!(found, *expected, "{}", kind.name);
     }
     let completed = count(
         &product,

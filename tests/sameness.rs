@@ -39,5 +39,6 @@ pub fn same(a: &Value, b: &Value, tolerance: f64) -> bool {
     }
 }
 
-/// What the scale of an int8 activation, which depends on what is in the same batch, does to a time: up to four frames.
+/// What it does to an aligned time that a cut ends the aligner's window elsewhere, and an int8 activation has the scale of
+/// another window: up to four frames.
 pub const FRAMES: f64 = 0.085;

@@ -15,6 +15,8 @@ use super::onnx::{
 };
 use super::{GraphError, operators};
 
+pub mod matrix;
+
 /// ONNX Runtime's own operators beyond ONNX.
 pub const MICROSOFT: &str = "com.microsoft";
 /// Weights smaller than this stay in the graph file.

@@ -4,13 +4,14 @@
 //! needed again). Decoder: tokens in, logits of chosen positions out; its cache is written in place. The alignment
 //! graph is the decoder with cross-attention weights as outputs, over the same weights file.
 
+use super::emit::matrix::Written;
 use super::emit::{Attribute, Builder, MICROSOFT, Size, WeightFile};
 use super::linear::{self, Convolution, Linear, Matrix};
 use super::onnx::element;
-use super::operators::{DOMAIN, dispatch::Simd, names, window_attention};
+use super::operators::linear::Activation;
+use super::operators::{DOMAIN, names, window_attention};
 use super::recognise::{Attention, Decoder, Encoder, FeedForward, Norm};
 use super::source::Source;
-use super::tensor::transpose;
 use super::{Arithmetic, GraphError, Shape};
 
 mod stem;
@@ -21,9 +22,6 @@ pub struct Kernels {
     arithmetic: Arithmetic,
     /// Reduced-precision encoder attention of our own instead of ONNX Runtime's.
     window_attention: bool,
-    /// Signed weights: the product of unsigned and signed bytes is exact only with VNNI (and its likes); without it
-    /// the sums of pairs saturate, and unsigned weights are used instead.
-    signed_weights: bool,
 }
 
 impl Kernels {
@@ -36,7 +34,6 @@ impl Kernels {
             window_attention: int8
                 && window_attention::is_supported()
                 && window_attention::is_supported_head(head_dim),
-            signed_weights: cfg!(not(target_arch = "x86_64")) || Simd::detect() == Simd::Avx512Vnni,
         }
     }
 
@@ -51,12 +48,7 @@ impl Kernels {
         } else {
             ""
         };
-        let signs = if self.arithmetic == Arithmetic::Int8 && !self.signed_weights {
-            "-unsigned"
-        } else {
-            ""
-        };
-        format!("{arithmetic}{attention}{signs}")
+        format!("{arithmetic}{attention}")
     }
 }
 
@@ -82,17 +74,16 @@ pub fn attention_name(layer: usize) -> String {
     format!("cross_attention.{layer}")
 }
 
-/// What an 8-bit product takes the scale of its input from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InputScale {
-    /// All of a call's input. Fast for many rows, and right for one window.
-    Call,
-    /// Blocks of [`BLOCK`] numbers in each row, so that a sequence does not feel its neighbours in a batch.
-    Row,
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy)]
+enum After<'v> {
+    /// Nothing.
+    Nothing,
+    /// The activation between the products of a feed-forward block.
+    Gelu,
+    /// It is added to this value.
+    Added(&'v str),
 }
-
-/// Numbers that share a scale in [`InputScale::Row`]; divides every published width.
-const BLOCK: usize = 128;
 
 /// What both graphs are written with.
 pub struct Writer<'a> {
@@ -100,7 +91,6 @@ pub struct Writer<'a> {
     source: &'a Source,
     kernels: Kernels,
     prefix: &'static str,
-    input_scale: InputScale,
 }
 
 impl<'a> Writer<'a> {
@@ -110,16 +100,11 @@ impl<'a> Writer<'a> {
         weights: &'a mut WeightFile,
         kernels: Kernels,
     ) -> Self {
-        let (prefix, input_scale) = match name {
-            "encoder" => ("encoder", InputScale::Call),
-            _ => ("decoder", InputScale::Row),
-        };
         Self {
             builder: Builder::new(name, weights),
             source,
             kernels,
-            prefix,
-            input_scale,
+            prefix: name,
         }
     }
 
@@ -148,137 +133,67 @@ impl<'a> Writer<'a> {
     }
 
     /// A product with one matrix, or with several side by side.
+    /// A product with one matrix, or with several side by side.
     fn linear(&mut self, value: &str, parts: &[&Linear], name: &str) -> Result<String, GraphError> {
-        let source = self.source;
-        self.product(
-            value,
-            name,
-            parts.iter().map(|part| part.n_out).sum(),
-            parts[0].n_in,
-            |bias_only| {
-                let mut bias = Vec::new();
-                let mut matrices = Vec::new();
-                for part in parts {
-                    bias.extend(part.bias(source)?);
-                    if !bias_only {
-                        matrices.push((part.matrix(source)?, part.n_out));
-                    }
-                }
-                Ok((Matrix::beside(matrices), bias))
-            },
-        )
+        self.linear_and(value, parts, name, After::Nothing)
     }
 
+    fn linear_and(
+        &mut self,
+        value: &str,
+        parts: &[&Linear],
+        name: &str,
+        after: After<'_>,
+    ) -> Result<String, GraphError> {
+        let source = self.source;
+        let sizes = [parts[0].n_in, parts.iter().map(|part| part.n_out).sum()];
+        self.product(value, name, sizes, after, || {
+            let mut bias = Vec::new();
+            let mut matrices = Vec::new();
+            for part in parts {
+                bias.extend(part.bias(source)?);
+                matrices.push((part.matrix(source)?, part.n_out));
+            }
+            Ok((Matrix::beside(matrices), bias))
+        })
+    }
+
+    /// The product with a matrix `[n_in, n_out]`: in floats ONNX Runtime's own, which the reference equals; in 8 bits
+    /// ours, which takes a scale for each row, so that neither a window nor a sequence feels its neighbours in a batch.
     fn product(
         &mut self,
         value: &str,
         name: &str,
-        n_out: usize,
-        n_in: usize,
-        load: impl Fn(bool) -> Result<(Matrix, Vec<f32>), GraphError>,
+        [n_in, n_out]: [usize; 2],
+        after: After<'_>,
+        load: impl FnOnce() -> Result<(Matrix, Vec<f32>), GraphError>,
     ) -> Result<String, GraphError> {
         let name = format!("{}.{name}", self.prefix);
-        let bias = load(true)?.1;
+        let builder = &mut self.builder;
+        if self.kernels.arithmetic == Arithmetic::Int8 {
+            let matrix = Written::new(builder, Arithmetic::Int8, &name, [n_in, n_out], load)?;
+            let (activation, residual) = match after {
+                After::Nothing => (Activation::None, None),
+                After::Gelu => (Activation::Gelu, None),
+                After::Added(stream) => (Activation::None, Some((stream, 1.0))),
+            };
+            return Ok(matrix.times(builder, value, activation, residual));
+        }
+        let (matrix, bias) = load()?;
         let has_bias = bias.iter().any(|&value| value != 0.0);
-        let bias = if has_bias {
-            Some(
-                self.builder
-                    .floats(&format!("{name}.bias"), &[n_out], || Ok(bias))?,
-            )
-        } else {
-            None
-        };
-        if self.kernels.arithmetic == Arithmetic::Float {
-            let weight = self
-                .builder
-                .floats(&format!("{name}.weight"), &[n_in, n_out], || {
-                    Ok(load(false)?.0.into_float())
-                })?;
-            let product = self.builder.node("MatMul", "", &[value, &weight], &[]);
-            return Ok(match bias {
-                Some(bias) => self.builder.node("Add", "", &[&product, &bias], &[]),
-                None => product,
-            });
-        }
-        // Another graph of this file may have written them: an empty matrix stands for what is not looked at again.
-        let (weight_name, zero_name) = (format!("{name}.weight"), format!("{name}.zero"));
-        let written = self.builder.is_written(&weight_name);
-        let (values, scale, zero) = if written {
-            Default::default()
-        } else {
-            load(false)?.0.into_int8(n_out)
-        };
-        let by_row = self.input_scale == InputScale::Row && n_in.is_multiple_of(BLOCK);
-        let (data_type, flip) = if by_row {
-            (element::UINT8, 0x80)
-        } else if self.kernels.signed_weights {
-            (element::INT8, 0)
-        } else {
-            (element::UINT8, 0x80)
-        };
-        let bytes = |values: Vec<i8>| values.into_iter().map(|value| value as u8 ^ flip).collect();
-        let has_zero = match written {
-            true => self.builder.is_written(&zero_name),
-            false => flip != 0 || zero.iter().any(|&zero| zero != 0),
-        };
-        if by_row {
-            let blocks = n_in / BLOCK;
-            let weight = self.builder.weight(&weight_name, || {
-                let turned = transpose(&values, n_in, n_out);
-                Ok((vec![n_out, blocks, BLOCK], data_type, bytes(turned)))
-            })?;
-            let scale_name = format!("{name}.scale");
-            let scale = self.builder.floats(&scale_name, &[n_out * blocks], || {
-                Ok(repeat_each(&scale, blocks))
-            })?;
-            // 128, a zero with the sign flipped, is what is assumed where nothing is said.
-            let has_zero = match written {
-                true => self.builder.is_written(&zero_name),
-                false => zero.iter().any(|&zero| zero != 0),
-            };
-            let zero = if has_zero {
-                self.builder.weight(&zero_name, || {
-                    Ok((
-                        vec![n_out * blocks],
-                        data_type,
-                        bytes(repeat_each(&zero, blocks)),
-                    ))
-                })?
-            } else {
-                String::new()
-            };
-            let mut inputs = vec![value, &weight, &scale, &zero, ""];
-            inputs.extend(bias.as_deref());
-            let attributes = [
-                ("K", n_in),
-                ("N", n_out),
-                ("bits", 8),
-                ("block_size", BLOCK),
-                // Products in 8-bit integers.
-                ("accuracy_level", 4),
-            ];
-            let attributes = attributes.map(|(name, value)| (name, Attribute::Int(value as i64)));
-            return Ok(self
-                .builder
-                .node("MatMulNBits", MICROSOFT, &inputs, &attributes));
-        }
-        let weight = self.builder.weight(&weight_name, || {
-            Ok((vec![n_in, n_out], data_type, bytes(values)))
+        let weight = builder.floats(&format!("{name}.weight"), &[n_in, n_out], || {
+            Ok(matrix.into_float())
         })?;
-        let scale = self
-            .builder
-            .floats(&format!("{name}.scale"), &[n_out], || Ok(scale))?;
-        let zero = if has_zero {
-            self.builder
-                .weight(&zero_name, || Ok((vec![n_out], data_type, bytes(zero))))?
-        } else {
-            String::new()
-        };
-        let mut inputs = vec![value, &weight, &scale, &zero];
-        inputs.extend(bias.as_deref());
-        Ok(self
-            .builder
-            .node("DynamicQuantizeMatMul", MICROSOFT, &inputs, &[]))
+        let mut product = builder.node("MatMul", "", &[value, &weight], &[]);
+        if has_bias {
+            let bias = builder.floats(&format!("{name}.bias"), &[n_out], || Ok(bias))?;
+            product = builder.node("Add", "", &[&product, &bias], &[]);
+        }
+        Ok(match after {
+            After::Nothing => product,
+            After::Gelu => builder.node("Gelu", MICROSOFT, &[&product], &[]),
+            After::Added(stream) => builder.node("Add", "", &[stream, &product], &[]),
+        })
     }
 
     fn feed_forward(
@@ -288,10 +203,9 @@ impl<'a> Writer<'a> {
         layer: usize,
     ) -> Result<String, GraphError> {
         let normed = self.norm(value, &block.norm, &format!("{layer}.mlp_ln"))?;
-        let wide = self.linear(&normed, &[&block.up], &format!("{layer}.mlp.0"))?;
-        let wide = self.builder.node("Gelu", MICROSOFT, &[&wide], &[]);
-        let narrow = self.linear(&wide, &[&block.down], &format!("{layer}.mlp.2"))?;
-        Ok(self.builder.node("Add", "", &[value, &narrow], &[]))
+        let (up, down) = (format!("{layer}.mlp.0"), format!("{layer}.mlp.2"));
+        let wide = self.linear_and(&normed, &[&block.up], &up, After::Gelu)?;
+        self.linear_and(&wide, &[&block.down], &down, After::Added(value))
     }
 
     fn queries_keys_values(
@@ -307,13 +221,6 @@ impl<'a> Writer<'a> {
             &format!("{name}.qkv"),
         )
     }
-}
-
-fn repeat_each<T: Copy>(values: &[T], times: usize) -> Vec<T> {
-    values
-        .iter()
-        .flat_map(|&value| std::iter::repeat_n(value, times))
-        .collect()
 }
 
 /// Writes the encoder.
@@ -366,8 +273,8 @@ pub fn write_encoder(
                 &heads,
             )
         };
-        let out = writer.linear(&mixed, &[&attention.out], &format!("{name}.out"))?;
-        value = writer.builder.node("Add", "", &[&value, &out], &[]);
+        let (out, stream) = (format!("{name}.out"), After::Added(&value));
+        value = writer.linear_and(&mixed, &[&attention.out], &out, stream)?;
         value = writer.feed_forward(&value, feed_forward, layer)?;
     }
     value = writer.norm(&value, &encoder.norm, "ln_post")?;
@@ -513,12 +420,8 @@ pub fn write_decoder(
             &[&qkv, "past", "slots", &cache],
             std::slice::from_ref(&heads),
         );
-        let out = writer.linear(
-            &mixed,
-            &[&block.self_attention.out],
-            &format!("{layer}.attn.out"),
-        )?;
-        value = writer.builder.node("Add", "", &[&value, &out], &[]);
+        let (out, stream) = (format!("{layer}.attn.out"), After::Added(&value));
+        value = writer.linear_and(&mixed, &[&block.self_attention.out], &out, stream)?;
 
         let cross = &block.cross_attention;
         let normed = writer.norm(&value, &cross.norm, &format!("{layer}.cross_attn_ln"))?;
@@ -570,8 +473,8 @@ pub fn write_decoder(
                 break;
             }
         }
-        let out = writer.linear(&mixed, &[&cross.out], &format!("{layer}.cross_attn.out"))?;
-        value = writer.builder.node("Add", "", &[&value, &out], &[]);
+        let (out, stream) = (format!("{layer}.cross_attn.out"), After::Added(&value));
+        value = writer.linear_and(&mixed, &[&cross.out], &out, stream)?;
         value = writer.feed_forward(&value, &block.feed_forward, layer)?;
     }
     if !attentions {

@@ -11,7 +11,7 @@ use super::GraphError;
 use super::emit::WeightFile;
 
 /// Version of what is written. A change of layout or of an operator's meaning raises it, and folders are written anew.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const STAMP: &str = "stamp.json";
 const WEIGHTS: &str = "weights.bin";
 

@@ -4,19 +4,16 @@ use std::path::Path;
 
 use super::names;
 use super::recognise::{Convolution, Encoder, Front};
+use crate::graph::emit::matrix::Written;
 use crate::graph::emit::{Attribute, Builder, Size, WeightFile};
 use crate::graph::linear::{self, Linear, Matrix};
 use crate::graph::onnx::element;
-use crate::graph::operators::fastconformer::padded_columns;
 use crate::graph::operators::linear::Activation;
-use crate::graph::operators::{DOMAIN, names as operators, tiles};
+use crate::graph::operators::{DOMAIN, names as operators};
 use crate::graph::recognise::{FeedForward, Norm};
 use crate::graph::source::Source;
 use crate::graph::tensor::transpose;
 use crate::graph::{Arithmetic, GraphError};
-
-/// Inputs of a product in bytes: more could overflow the sum.
-const MOST_INPUTS: usize = 16_384;
 
 struct Writer<'a> {
     builder: Builder<'a>,
@@ -144,8 +141,8 @@ impl Writer<'_> {
             inputs.extend(self.kernel(*convolution, name)?);
             let bias = product.bias(self.source)?;
             let matrix = product.matrix(self.source)?;
-            let sizes = [product.n_in, product.n_out];
-            inputs.extend(self.matrix(&format!("{name}.product"), matrix, bias, sizes)?);
+            let name = format!("{name}.product");
+            inputs.extend(self.matrix(&name, matrix, bias, product.n_in)?.parts);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let op = match self.arithmetic {
@@ -182,8 +179,8 @@ impl Writer<'_> {
             .iter()
             .map(|bias| bias * front.scale)
             .collect();
-        let matrix = self.matrix("front.out", matrix, bias, [out.n_in, out.n_out])?;
-        Ok(self.product(&rows, &matrix, out.n_out, Activation::None, None))
+        let matrix = self.matrix("front.out", matrix, bias, out.n_in)?;
+        Ok(matrix.times(&mut self.builder, &rows, Activation::None, None))
     }
 
     /// A convolution by channel, in floats: kernel `[taps, channels]` and bias.
@@ -263,94 +260,19 @@ impl Writer<'_> {
             bias.extend(part.bias(self.source)?);
             matrices.push((part.matrix(self.source)?, part.n_out));
         }
-        let n_out = bias.len();
-        let matrix = self.matrix(name, Matrix::beside(matrices), bias, [parts[0].n_in, n_out])?;
-        Ok(self.product(value, &matrix, n_out, activation, residual))
+        let matrix = self.matrix(name, Matrix::beside(matrices), bias, parts[0].n_in)?;
+        Ok(matrix.times(&mut self.builder, value, activation, residual))
     }
 
-    fn product(
-        &mut self,
-        value: &str,
-        matrix: &[String],
-        n_out: usize,
-        activation: Activation,
-        residual: Option<(&str, f32)>,
-    ) -> String {
-        let op = match self.arithmetic {
-            Arithmetic::Float => operators::LINEAR,
-            Arithmetic::Int8 => operators::LINEAR_INT8,
-        };
-        let mut attributes = vec![
-            ("n_out", Attribute::Int(n_out as i64)),
-            ("activation", Attribute::Int(activation.number())),
-        ];
-        let mut inputs = vec![value];
-        inputs.extend(matrix.iter().map(String::as_str));
-        if let Some((stream, factor)) = residual {
-            inputs.push(stream);
-            attributes.push(("factor", Attribute::Float(factor)));
-        }
-        self.builder.node(op, DOMAIN, &inputs, &attributes)
-    }
-
-    /// Writes a matrix as the operators read it; answers the names of its parts.
     fn matrix(
         &mut self,
         name: &str,
         matrix: Matrix,
-        mut bias: Vec<f32>,
-        [n_in, n_out]: [usize; 2],
-    ) -> Result<Vec<String>, GraphError> {
-        let columns = padded_columns(n_out);
-        let panels_name = format!("{name}.weight");
-        bias.resize(columns, 0.0);
-        if self.arithmetic == Arithmetic::Float {
-            let panels = tiles::pack_float(&matrix.into_float(), n_in, n_out);
-            let sizes = [panels.len()];
-            return Ok(vec![
-                self.builder.floats(&panels_name, &sizes, || Ok(panels))?,
-                self.builder
-                    .floats(&format!("{name}.bias"), &[columns], || Ok(bias))?,
-            ]);
-        }
-        if n_in > MOST_INPUTS {
-            return Err(GraphError::invalid(format!("{name} has {n_in} inputs")));
-        }
-        let (values, mut scale, zero) = matrix.into_int8(n_out);
-        let unsigned = |value: i8| value as u8 ^ 0x80;
-        let bytes: Vec<u8> = values.into_iter().map(unsigned).collect();
-        let mut sums = vec![0_i32; columns];
-        for row in bytes.chunks_exact(n_out) {
-            for (sum, &byte) in sums.iter_mut().zip(row) {
-                *sum += i32::from(byte);
-            }
-        }
-        sums.extend(zero.into_iter().map(|zero| i32::from(unsigned(zero))));
-        sums.resize(2 * columns, 0);
-        scale.resize(columns, 0.0);
-        scale.extend(bias);
-        let panels = tiles::pack_bytes(&bytes, n_in, n_out);
-        let integers = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-        let weight = |builder: &mut Builder<'_>, name: &str, len, element, bytes| {
-            builder.weight(name, || Ok((vec![len], element, bytes)))
-        };
-        Ok(vec![
-            weight(
-                &mut self.builder,
-                &panels_name,
-                panels.len(),
-                element::UINT8,
-                panels,
-            )?,
-            weight(
-                &mut self.builder,
-                &format!("{name}.integers"),
-                sums.len(),
-                element::INT32,
-                integers,
-            )?,
-            self.builder
-                .floats(&format!("{name}.floats"), &[2 * columns], || Ok(scale))?,
-        ])
+        bias: Vec<f32>,
+        n_in: usize,
+    ) -> Result<Written, GraphError> {
+        let sizes = [n_in, bias.len()];
+        let load = || Ok((matrix, bias));
+        Written::new(&mut self.builder, self.arithmetic, name, sizes, load)
     }
 }

@@ -7,6 +7,8 @@ pub enum Simd {
     Avx512Vnni,
     /// AVX2 with FMA.
     Avx2,
+    /// NEON with dot products of bytes.
+    NeonDot,
     /// What every processor of the target has.
     Baseline,
 }
@@ -27,6 +29,10 @@ impl Simd {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Self::NeonDot;
         }
         Self::Baseline
     }
@@ -50,7 +56,8 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             $crate::graph::operators::dispatch::Simd::Avx2 => unsafe { avx2($($arg),*) },
-            _ => $kernel::<false>($($arg),*),
+            // There multiplying and adding at once needs no further feature.
+            _ => $kernel::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
         }
     }};
 }

@@ -8,7 +8,6 @@ use ort::operator::{ComputeContext, Kernel, KernelContext};
 use super::aligned::Scratch;
 use super::dispatch::Simd;
 use super::linear::{self, Activation, Matrix, Output, Rows, Scale, Weights};
-use super::tiles::PANEL;
 use super::{
     Shared, expect_shape, gated_convolution, read, relative_attention, required, subsampling, write,
 };
@@ -97,21 +96,24 @@ impl Linear {
 impl Kernel for Linear {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         thread_local!(static BUFFERS: RefCell<(Scratch, Vec<Scale>)> = RefCell::default());
-        let (shape, values) = read::<f32>(context, 0)?;
-        expect_shape(shape.len() == 2 && shape[1] > 0, "the rows")?;
-        let (n, n_in, n_out, simd) = (shape[0], shape[1], self.n_out, self.simd);
+        let (mut shape, values) = read::<f32>(context, 0)?;
+        let n_in = shape.last().copied().unwrap_or(0);
+        expect_shape(n_in > 0, "the rows")?;
+        let (n, n_out, simd) = (values.len() / n_in, self.n_out, self.simd);
         let matrix = read_matrix(context, 1, self.int8, [n_in, n_out])?;
         let residual = 1 + n_inputs(self.int8);
         let residual = if context.num_inputs()? > residual {
-            let (shape, values) = read::<f32>(context, residual)?;
-            expect_shape(shape == [n, n_out], "what is added")?;
+            let (_, values) = read::<f32>(context, residual)?;
+            expect_shape(values.len() == n * n_out, "what is added")?;
             Some((values, self.factor))
         } else {
             None
         };
-        let out = required(write::<f32>(context, 0, &[n, n_out])?)?;
+        if let Some(last) = shape.last_mut() {
+            *last = n_out;
+        }
         let output = Output {
-            out,
+            out: required(write::<f32>(context, 0, &shape)?)?,
             activation: self.activation,
             residual,
         };
@@ -332,9 +334,4 @@ impl Kernel for GatedConvolution {
             });
         })
     }
-}
-
-/// Columns of a matrix with padding.
-pub(in crate::graph) fn padded_columns(n_out: usize) -> usize {
-    n_out.next_multiple_of(PANEL)
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::Shared;
-use super::activation::{multiply_add, sigmoid};
+use super::activation::{gelu, multiply_add, sigmoid};
 use super::dispatch::{Simd, dispatch};
 use super::tiles::{PANEL, QUAD, ROWS, Sums, multiply_bytes, multiply_float};
 
@@ -24,11 +24,13 @@ pub enum Activation {
     Swish,
     /// Negative numbers become 0.
     Relu,
+    /// `x * (1 + erf(x / √2)) / 2`.
+    Gelu,
 }
 
 impl Activation {
     /// All, in the order of the operators' attribute.
-    pub const ALL: [Self; 3] = [Self::None, Self::Swish, Self::Relu];
+    pub const ALL: [Self; 4] = [Self::None, Self::Swish, Self::Relu, Self::Gelu];
 
     /// Its number in the operators' attribute.
     pub fn number(self) -> i64 {
@@ -328,6 +330,11 @@ fn finish<const FUSED: bool>(
             Activation::Relu => {
                 for value in values.iter_mut() {
                     *value = if *value > 0.0 { *value } else { 0.0 };
+                }
+            }
+            Activation::Gelu => {
+                for value in values.iter_mut() {
+                    *value = gelu::<FUSED>(*value);
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! A sum is taken in the order of the panel's rows, whatever other rows are multiplied beside it, so what comes out for
 //! a row never depends on its neighbours: not in integers, and not in floats either.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -18,6 +20,11 @@ pub const QUAD: usize = 4;
 
 /// Sums of a tile.
 pub type Sums<T> = [[T; PANEL]; ROWS];
+
+/// Columns of a matrix with what fills its last panel.
+pub fn padded_columns(n_out: usize) -> usize {
+    n_out.next_multiple_of(PANEL)
+}
 
 /// Packs a matrix `[n_in, n_out]` into panels `[n_out / PANEL, n_in, PANEL]`, zeros past the last column.
 pub fn pack_float(values: &[f32], n_in: usize, n_out: usize) -> Vec<f32> {
@@ -54,30 +61,30 @@ pub fn multiply_float(
     panel: &[f32],
     sums: &mut Sums<f32>,
 ) {
-    let n_in = panel.len() / PANEL;
-    assert!(count <= ROWS && (count == 0 || rows.len() >= (count - 1) * stride + n_in));
-    let mut first = 0;
-    while first < count {
-        let (rows, sums) = (&rows[first * stride..], &mut sums[first..]);
-        let left = count - first;
-        first += match simd {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Simd::detect` found the features; `left` rows of `n_in` floats were checked above.
-            Simd::Avx512Vnni => unsafe {
-                match left {
-                    12.. => avx512_float::<12>(rows, stride, panel, sums),
-                    6.. => avx512_float::<6>(rows, stride, panel, sums),
-                    3.. => avx512_float::<3>(rows, stride, panel, sums),
-                    2 => avx512_float::<2>(rows, stride, panel, sums),
-                    _ => avx512_float::<1>(rows, stride, panel, sums),
-                }
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Simd::Avx2 => unsafe { avx2_float(rows, panel, sums) },
-            _ => plain_float::<false>(rows, panel, sums),
-        };
-    }
+    in_groups((rows, stride), count, panel, sums, |rows, left, sums| {
+        // SAFETY: `Simd::detect` found the features; `in_groups` checked that there are `left` rows.
+        #[cfg_attr(
+            not(target_arch = "x86_64"),
+            expect(unused_unsafe, reason = "other processors have the plain loop only")
+        )]
+        unsafe {
+            match (simd, left) {
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 12..) => avx512_float::<12>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 6..) => avx512_float::<6>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 3..) => avx512_float::<3>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 2) => avx512_float::<2>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, _) => avx512_float::<1>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx2, _) => avx2_float(rows, panel, sums),
+                _ => plain_float::<{ cfg!(target_arch = "aarch64") }>(rows, panel, sums),
+            }
+        }
+    });
 }
 
 /// The first `count` rows of `rows`, `stride` bytes apart, times a panel of bytes `[n_in / QUAD, PANEL, QUAD]`.
@@ -90,34 +97,49 @@ pub fn multiply_bytes(
     panel: &[u8],
     sums: &mut Sums<i32>,
 ) {
+    in_groups((rows, stride), count, panel, sums, |rows, left, sums| {
+        // SAFETY: as in `multiply_float`.
+        unsafe {
+            match (simd, left) {
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 12..) => avx512_bytes::<12, 1>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 6..) => avx512_bytes::<6, 1>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 3..) => avx512_bytes::<3, 2>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, 2) => avx512_bytes::<2, 4>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx512Vnni, _) => avx512_bytes::<1, 4>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx2, 3..) => avx2_bytes::<3>(rows, stride, panel, sums),
+                #[cfg(target_arch = "x86_64")]
+                (Simd::Avx2, _) => avx2_bytes::<1>(rows, stride, panel, sums),
+                #[cfg(target_arch = "aarch64")]
+                (Simd::NeonDot, 3..) => neon_bytes::<3>(rows, stride, panel, sums),
+                #[cfg(target_arch = "aarch64")]
+                (Simd::NeonDot, _) => neon_bytes::<1>(rows, stride, panel, sums),
+                _ => plain_bytes(rows, panel, sums),
+            }
+        }
+    });
+}
+
+/// Calls `multiply` with the rows from the first that is not done on, how many are left, and where their sums go; it
+/// answers how many it did.
+#[inline(always)]
+fn in_groups<A, W, S>(
+    (rows, stride): (&[A], usize),
+    count: usize,
+    panel: &[W],
+    sums: &mut Sums<S>,
+    multiply: impl Fn(&[A], usize, &mut [[S; PANEL]]) -> usize,
+) {
     let n_in = panel.len() / PANEL;
     assert!(count <= ROWS && (count == 0 || rows.len() >= (count - 1) * stride + n_in));
     let mut first = 0;
     while first < count {
-        let (rows, sums) = (&rows[first * stride..], &mut sums[first..]);
-        let left = count - first;
-        first += match simd {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Simd::detect` found the features; `left` rows of `n_in` bytes were checked above.
-            Simd::Avx512Vnni => unsafe {
-                match left {
-                    12.. => avx512_bytes::<12>(rows, stride, panel, sums),
-                    6.. => avx512_bytes::<6>(rows, stride, panel, sums),
-                    3.. => avx512_bytes::<3>(rows, stride, panel, sums),
-                    2 => avx512_bytes::<2>(rows, stride, panel, sums),
-                    _ => avx512_bytes::<1>(rows, stride, panel, sums),
-                }
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Simd::Avx2 => unsafe {
-                match left {
-                    3.. => avx2_bytes::<3>(rows, stride, panel, sums),
-                    _ => avx2_bytes::<1>(rows, stride, panel, sums),
-                }
-            },
-            _ => plain_bytes(rows, panel, sums),
-        };
+        first += multiply(&rows[first * stride..], count - first, &mut sums[first..]);
     }
 }
 
@@ -152,21 +174,24 @@ unsafe fn avx512_float<const R: usize>(
     R
 }
 
+/// Quads take turns with `U` sets of sums: an instruction waits for the one before it on the same sum, so few rows need
+/// several sets to keep the processor busy.
+///
 /// # Safety
 /// `R` rows of `panel.len() / PANEL` bytes begin in `rows`, `stride` apart; `sums` has `R` rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn avx512_bytes<const R: usize>(
+unsafe fn avx512_bytes<const R: usize, const U: usize>(
     rows: &[i8],
     stride: usize,
     panel: &[u8],
     sums: &mut [[i32; PANEL]],
 ) -> usize {
-    let mut totals = [[_mm512_setzero_si512(); 2]; R];
+    let mut sets = [[[_mm512_setzero_si512(); 2]; R]; U];
     let row = rows.as_ptr();
-    // SAFETY: the caller's contract; a quad of a panel has 128 bytes.
-    unsafe {
-        for (at, weights) in panel.as_chunks::<{ PANEL * QUAD }>().0.iter().enumerate() {
+    let add = |totals: &mut [[__m512i; 2]; R], at: usize, weights: &[u8; PANEL * QUAD]| {
+        // SAFETY: the caller's contract; a quad of a panel has 128 bytes.
+        unsafe {
             let low = _mm512_loadu_si512(weights.as_ptr().cast());
             let high = _mm512_loadu_si512(weights.as_ptr().add(64).cast());
             for (r, totals) in totals.iter_mut().enumerate() {
@@ -176,9 +201,26 @@ unsafe fn avx512_bytes<const R: usize>(
                 totals[1] = _mm512_dpbusd_epi32(totals[1], high, quad);
             }
         }
-        for (sums, totals) in sums.iter_mut().zip(&totals) {
-            _mm512_storeu_si512(sums.as_mut_ptr().cast(), totals[0]);
-            _mm512_storeu_si512(sums.as_mut_ptr().add(16).cast(), totals[1]);
+    };
+    let (groups, rest) = panel.as_chunks::<{ PANEL * QUAD }>().0.as_chunks::<U>();
+    for (group, quads) in groups.iter().enumerate() {
+        for (at, (totals, weights)) in sets.iter_mut().zip(quads).enumerate() {
+            add(totals, group * U + at, weights);
+        }
+    }
+    for (at, (totals, weights)) in sets.iter_mut().zip(rest).enumerate() {
+        add(totals, groups.len() * U + at, weights);
+    }
+    for (r, sums) in sums[..R].iter_mut().enumerate() {
+        let [mut low, mut high] = sets[0][r];
+        for totals in &sets[1..] {
+            low = _mm512_add_epi32(low, totals[r][0]);
+            high = _mm512_add_epi32(high, totals[r][1]);
+        }
+        // SAFETY: a row of sums has 32 integers.
+        unsafe {
+            _mm512_storeu_si512(sums.as_mut_ptr().cast(), low);
+            _mm512_storeu_si512(sums.as_mut_ptr().add(16).cast(), high);
         }
     }
     R
@@ -241,6 +283,62 @@ unsafe fn avx2_bytes<const R: usize>(
     R
 }
 
+/// The dot product of signed bytes is the one that all processors with dot products have: weights are taken less 128,
+/// and what that leaves out, 128 times the sum of the row, is where the sums begin.
+///
+/// # Safety
+/// `R` rows of `panel.len() / PANEL` bytes begin in `rows`, `stride` apart; `sums` has `R` rows.
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn neon_bytes<const R: usize>(
+    rows: &[i8],
+    stride: usize,
+    panel: &[u8],
+    sums: &mut [[i32; PANEL]],
+) -> usize {
+    /// Columns of a register.
+    const COLUMNS: usize = 4;
+    let n_in = panel.len() / PANEL;
+    let mut totals = [[vdupq_n_s32(0); PANEL / COLUMNS]; R];
+    for (r, totals) in totals.iter_mut().enumerate() {
+        let row = &rows[r * stride..][..n_in];
+        let sum: i32 = row.iter().map(|&value| i32::from(value)).sum();
+        *totals = [vdupq_n_s32(128 * sum); PANEL / COLUMNS];
+    }
+    let row = rows.as_ptr();
+    let middle = vdupq_n_u8(128);
+    // SAFETY: the caller's contract; a quad of a panel has 128 bytes, a row of sums 32 integers.
+    unsafe {
+        for (at, weights) in panel.as_chunks::<{ PANEL * QUAD }>().0.iter().enumerate() {
+            let mut quads = [vdupq_n_s8(0); R];
+            for (r, quad) in quads.iter_mut().enumerate() {
+                let bytes = row.add(r * stride + at * QUAD).cast::<i32>();
+                *quad = vreinterpretq_s8_s32(vdupq_n_s32(bytes.read_unaligned()));
+            }
+            for column in 0..PANEL / COLUMNS {
+                let bytes = vld1q_u8(weights.as_ptr().add(column * COLUMNS * QUAD));
+                let bytes = vreinterpretq_s8_u8(veorq_u8(bytes, middle));
+                for (totals, quad) in totals.iter_mut().zip(&quads) {
+                    // The intrinsic, vdotq_s32, is not stable yet.
+                    std::arch::asm!(
+                        "sdot {total:v}.4s, {bytes:v}.16b, {quad:v}.16b",
+                        total = inout(vreg) totals[column],
+                        bytes = in(vreg) bytes,
+                        quad = in(vreg) *quad,
+                        options(pure, nomem, nostack, preserves_flags),
+                    );
+                }
+            }
+        }
+        for (sums, totals) in sums.iter_mut().zip(&totals) {
+            for (sums, total) in sums.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(totals) {
+                vst1q_s32(sums.as_mut_ptr(), *total);
+            }
+        }
+    }
+    R
+}
+
 #[inline(always)]
 fn plain_float<const FUSED: bool>(rows: &[f32], panel: &[f32], sums: &mut [[f32; PANEL]]) -> usize {
     let mut totals = [0.0_f32; PANEL];
@@ -279,8 +377,8 @@ mod tests {
     fn sets() -> Vec<Simd> {
         match Simd::detect() {
             Simd::Avx512Vnni => vec![Simd::Avx512Vnni, Simd::Avx2, Simd::Baseline],
-            Simd::Avx2 => vec![Simd::Avx2, Simd::Baseline],
             Simd::Baseline => vec![Simd::Baseline],
+            one => vec![one, Simd::Baseline],
         }
     }
 

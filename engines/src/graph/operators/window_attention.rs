@@ -7,6 +7,10 @@
 //! tail of small ones would vanish.
 //!
 //! Needs AVX-512 with VNNI and BF16; elsewhere the rewritten graph uses ONNX Runtime's own attention.
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "all of it is for one kind of processor")
+)]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

@@ -1,8 +1,8 @@
-//! The encoder's two convolutions. In 8 bits they are written as products over rows of three neighbouring frames: ONNX
-//! Runtime has fast kernels for those and none for an 8-bit convolution.
+//! The encoder's two convolutions. In 8 bits they are written as products over rows of three neighbouring frames: we have
+//! fast kernels for those, and nobody has any for an 8-bit convolution.
 
-use super::{Arithmetic, Attribute, Builder, Convolution, Encoder, GraphError, MICROSOFT, Matrix};
-use super::{Source, Writer, linear};
+use super::{After, Arithmetic, Attribute, Builder, Convolution, Encoder, GraphError};
+use super::{MICROSOFT, Matrix, Source, Writer, linear};
 
 impl Writer<'_> {
     /// The convolutions before the encoder's layers: features `[batch, mels, frames]` to `[batch, n_ctx, width]`.
@@ -27,7 +27,6 @@ impl Writer<'_> {
             value = self.builder.node("Transpose", "", &[&value], &turn);
             for (kernel, (stride, name)) in kernels.into_iter().zip([(1, "conv1"), (2, "conv2")]) {
                 value = self.convolution_by_rows(&value, kernel, stride, name)?;
-                value = self.builder.node("Gelu", MICROSOFT, &[&value], &[]);
             }
             return Ok(value);
         }
@@ -54,7 +53,7 @@ impl Writer<'_> {
         Ok(self.builder.node("Transpose", "", &[&value], &turn))
     }
 
-    /// A convolution over three frames as one 8-bit product: rows of three neighbouring frames, by the kernel turned.
+    /// A convolution over three frames and its activation as one 8-bit product: rows of three neighbouring frames, by the kernel turned.
     /// `[batch, frames, channels]` to `[batch, frames / stride, n_out]`, with a frame of zeros on both sides.
     fn convolution_by_rows(
         &mut self,
@@ -100,8 +99,7 @@ impl Writer<'_> {
             let (out, channel, frame) = (at / 3 / channels, at / 3 % channels, at % 3);
             turned[(frame * channels + channel) * n_out + out] = weight;
         }
-        self.product(&rows, name, n_out, 3 * channels, |_| {
-            Ok((Matrix::Float(turned.clone()), bias.clone()))
-        })
+        let (sizes, load) = ([3 * channels, n_out], || Ok((Matrix::Float(turned), bias)));
+        self.product(&rows, name, sizes, After::Gelu, load)
     }
 }
