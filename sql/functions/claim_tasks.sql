@@ -1,7 +1,8 @@
 -- claim_tasks: gives a worker at most p_limit ready tasks, each under a lease. Called by workers with free slots.
 --
 -- Order: priority; then tasks whose model the worker has loaded, unless another has waited for half a minute (so that
--- models nobody has loaded are not starved); then fairness between tenants; then age.
+-- models nobody has loaded are not starved); then fairness between tenants; then the place of the capability among those
+-- asked for (workers name later stages first, so that what was begun is finished); then age.
 --
 -- The candidates are the first rows of ready_tasks of each capability, found without locks by one short index scan
 -- each, so the cost does not grow with the queue; more than needed are fetched because other workers see the same ones,
@@ -37,13 +38,13 @@ declare
   v_started uuid[];
   c_free cursor for
     with candidate as materialized (
-      select t.*, not wanted.loaded and t.ready_at > v_now - interval '30 s' as must_load
-        from unnest(p_capabilities, p_loaded) as wanted (capability_id, loaded)
+      select t.*, not wanted.loaded and t.ready_at > v_now - interval '30 s' as must_load, wanted.place as wish
+        from unnest(p_capabilities, p_loaded) with ordinality as wanted (capability_id, loaded, place)
        cross join lateral (
          select q.capability_id, q.priority, q.fair_key, q.place, q.ready_at from ready_tasks q
           where q.capability_id = wanted.capability_id
           order by q.priority, q.fair_key, q.place limit v_fetch) t
-       order by t.priority, must_load, t.fair_key, t.place limit v_fetch
+       order by t.priority, must_load, t.fair_key, wish, t.place limit v_fetch
     )
     select l.* from candidate c  -- comes in the order it was made in
      cross join lateral (

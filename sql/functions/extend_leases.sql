@@ -32,7 +32,7 @@ begin
      where a.share * t.total_seconds > t.done_seconds and t.state = 0
        for no key update of t skip locked
   ), moved as (
-    update tasks t set done_seconds = free.done_now from free where t.id = free.id
+    update tasks t set done_seconds = free.done_now, told_at = v_now from free where t.id = free.id
     returning t.id, t.done_seconds - free.done_before >= t.total_seconds * 0.01 as told
   )
   select array_agg(id) filter (where told) into v_moved from moved;

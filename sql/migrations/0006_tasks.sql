@@ -29,6 +29,7 @@ create table tasks (
   ready_at         timestamptz,
   started_at       timestamptz,
   completed_at     timestamptz,
+  told_at          timestamptz,
   spawned_by       uuid,
   dependants       uuid[] not null default '{}',
   constraint task_names_are_unique_in_a_job unique (job_id, name),
@@ -54,6 +55,7 @@ comment on column tasks.started_at is 'When the last attempt that ended began.';
 comment on column tasks.completed_at is 'When it reached a final state.';
 comment on column tasks.total_seconds is 'Audio it covers: the weight of its progress.';
 comment on column tasks.done_seconds is 'Audio done, a high-water mark over all attempts.';
+comment on column tasks.told_at is 'When a heartbeat last raised done_seconds.';
 comment on column tasks.capability_id is 'What a worker must be able to run. No foreign key: capabilities are never deleted, and checking would lock the same few rows in every submit.';
 comment on column tasks.unmet is 'Needs that are not done yet, while the task is pending. Whoever completes one counts down; whoever completes the last one makes the task ready and need not write 0 here.';
 comment on column tasks.state is '0 open, 3 completed, 4 failed, 5 skipped, 6 cancelled. The view current_tasks tells the open ones apart: 0 pending, 1 ready, 2 running, 7 scheduled, 8 held; task_state() names them.';

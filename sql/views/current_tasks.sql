@@ -11,7 +11,7 @@ select t.id, t.job_id, t.tenant_id, t.name, t.capability_id, t.priority, t.fair_
        case when t.state <> 0 or r.lease is not null or q.job_id is not null or t.run_at is not null or t.slot = 1 then 0
             else t.unmet end as unmet,
        case when r.lease is not null then t.attempt + 1 else t.attempt end as attempt,
-       t.done_seconds,
+       t.done_seconds, t.told_at,
        coalesce(q.ready_at, r.ready_at, t.ready_at) as ready_at,
        coalesce(r.started_at, t.started_at) as started_at
   from tasks t

@@ -4,6 +4,7 @@
 //! There are two lanes with permits of their own: tasks that use a model, and the short ones that do not. Otherwise a
 //! three-hour transcription would hold up the merge of a ten-second one.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,12 +164,17 @@ impl Lane {
         })
     }
 
+    /// What to ask for. Later stages first: of a job, what was begun is finished before more is begun.
     fn wanted(&self, environment: &Environment) -> Vec<Wanted> {
         let loaded = environment.models.in_memory();
         let Offer { capabilities, .. } = &*environment.offer.borrow();
-        capabilities
+        let mut offers: Vec<_> = capabilities
             .iter()
             .filter(|(offer, _)| self.kind.takes(offer.capability.stage))
+            .collect();
+        offers.sort_by_key(|(offer, _)| Reverse(offer.capability.stage));
+        offers
+            .into_iter()
             .map(|(offer, id)| Wanted {
                 capability_id: *id,
                 loaded: offer.capability.engine.is_empty()

@@ -121,7 +121,7 @@ impl WorkerConfig {
             model_idle_timeout: Some(Duration::from_secs(30 * 60)),
             model_scan_interval: Duration::from_secs(5),
             lease: Duration::from_secs(30),
-            heartbeat_interval: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(2),
             cancel_check_interval: Duration::from_millis(500),
             poll_interval: Duration::from_secs(1),
             shutdown_grace: Duration::from_secs(20),

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     fn completion() -> Completion {
-        Completion::answering(&()).unwrap()
+        Completion::answering(&()).expect("a unit is JSON")
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `dalston worker`: claims tasks and runs them. Any number may run, on any machine that reaches database and audio.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, DeviceChoice};
 use crate::database::Database;
 use crate::{Usage, stop, storage};
+
+/// Seconds between heartbeats: what users see of a job moves as often.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Options of `dalston worker`.
 #[derive(Debug, Args)]
@@ -113,8 +117,10 @@ fn worker_config(
         model_memory_budget: config.model_memory_bytes,
         model_idle_timeout: config.model_ttl,
         lease: config.lease,
-        // A sixth: two lost heartbeats cost nothing.
-        heartbeat_interval: config.heartbeat.unwrap_or(config.lease / 6),
+        // Of a short lease a sixth: two lost heartbeats cost nothing.
+        heartbeat_interval: config
+            .heartbeat
+            .unwrap_or_else(|| HEARTBEAT.min(config.lease / 6)),
         rescue_interval: config.rescue_interval,
         shutdown_grace: config.shutdown_grace,
         maintenance: !options.no_maintenance,

@@ -290,7 +290,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_HEARTBEAT_SECONDS",
                 Kind::Decimal(0.05, 1200.0),
                 "",
-                "seconds between a worker's heartbeats, at most a third of the lease; unset: a sixth",
+                "seconds between a worker's heartbeats, at most a third of the lease; unset: 2, or a sixth of the lease",
             ),
             setting(
                 "DALSTON_RESCUE_INTERVAL_SECONDS",

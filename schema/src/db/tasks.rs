@@ -82,7 +82,7 @@ pub struct TaskPayload {
 }
 
 /// Claims at most `limit` ready tasks, each under a lease of `lease_seconds`. Tasks of loaded models go first within
-/// their priority, unless another has waited for half a minute.
+/// their priority, unless another has waited for half a minute; of one job those that come first in `wanted`.
 ///
 /// # Errors
 /// Database trouble only; an empty answer means nothing to do.
