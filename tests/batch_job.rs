@@ -202,7 +202,8 @@ async fn progress_is_told_as_it_happens_and_can_be_replayed() {
         .unwrap();
     assert_eq!(live.headers()["content-type"], "text/event-stream");
     let live = live.text().await.unwrap();
-    assert!(live.contains("completed"), "{live}");
+    assert!(live.contains("event: job.completed"), "{live}");
+    assert!(live.contains("event: progress"), "{live}");
     let replayed = product
         .request(reqwest::Method::GET, &events)
         .send()

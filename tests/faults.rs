@@ -327,7 +327,8 @@ async fn a_task_on_which_every_worker_dies_ends_with_the_reason() {
 
 #[tokio::test]
 async fn a_host_whose_clock_is_an_hour_off_neither_steals_nor_loses_leases() {
-    let mut product = Product::start().await;
+    let settings = [("DALSTON_LEASE_SECONDS", "5")];
+    let mut product = Product::start_with(Cluster::shared(), &settings).await;
     product
         .start_worker_with(&[
             ("LD_PRELOAD", shim()),
@@ -343,7 +344,7 @@ async fn a_host_whose_clock_is_an_hour_off_neither_steals_nor_loses_leases() {
     let mut jobs = Vec::new();
     for _ in 0..6 {
         // Longer than a lease, so that it must be extended on the way.
-        jobs.push(product.submit_load("seconds=2.5").await);
+        jobs.push(product.submit_load("seconds=6").await);
     }
     for job in &jobs {
         let body = product.wait_completed(job).await;

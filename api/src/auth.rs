@@ -237,8 +237,30 @@ fn presented_key(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
+/// Whether a browser sends this for a page that is not of this server. Whoever needs no key must not be asked by every
+/// page that somebody near the server opens.
+fn is_from_another_page(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = origin
+        .to_str()
+        .ok()
+        .and_then(|origin| origin.split_once("://"));
+    authority.map(|(_, authority)| authority) != host
+}
+
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Arc<Principal>, ApiError> {
     if app.config.security_mode == SecurityMode::None {
+        if is_from_another_page(headers) {
+            return Err(ApiError::standard(
+                StatusCode::FORBIDDEN,
+                "Without API keys (DALSTON_SECURITY_MODE=none) pages of other sites may not call this server",
+            ));
+        }
         return Ok(Arc::new(Principal::everybody()));
     }
     let key = presented_key(headers).ok_or_else(|| ApiError::unauthorized("Missing API key"))?;

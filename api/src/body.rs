@@ -1,7 +1,9 @@
 //! JSON bodies. One that cannot be used is refused field by field: each with its name, what was sent and what would be
 //! right, found by comparing the body with the documented schema of what was expected.
 
-use poem::{FromRequest, Request, RequestBody};
+use poem::error::ReadBodyError;
+use poem::http::StatusCode;
+use poem::{Request, RequestBody};
 use poem_openapi::error::ContentTypeError;
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaRequest, MetaSchema, MetaSchemaRef, Registry};
@@ -10,6 +12,9 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde_json::Value;
 
 use crate::error::{ApiError, InvalidValue};
+
+/// Longest body, in bytes.
+const MOST_BYTES: usize = 1 << 20;
 
 /// A body in JSON.
 pub struct Body<T>(pub T);
@@ -42,7 +47,14 @@ impl<'a, T: ParseFromJSON> ApiExtractor<'a> for Body<T> {
             }
             .into());
         }
-        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
+        let bytes = body.take()?.into_bytes_limit(MOST_BYTES).await;
+        let bytes = bytes.map_err(|error| match error {
+            ReadBodyError::PayloadTooLarge => ApiError::standard(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("A JSON body may have {} MiB", MOST_BYTES >> 20),
+            ),
+            error => ApiError::bad_request(format!("The body could not be read: {error}")),
+        })?;
         Ok(read(&bytes).map(Self).map_err(ApiError::invalid)?)
     }
 }

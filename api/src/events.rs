@@ -57,7 +57,13 @@ impl EventsApi {
     ) -> Result<Events, ApiError> {
         let job = readable(&self.0, &caller, job_id.0).await?;
         let last = match request.header("last-event-id").filter(|id| !id.is_empty()) {
-            Some(id) => id.parse().map_err(|_| not_a_number(id))?,
+            Some(id) => (id.parse().ok())
+                .filter(|id| *id >= 0)
+                .ok_or_else(|| not_an_id("header", "last-event-id", id))?,
+            None if last_event_id.0 < 0 => {
+                let id = last_event_id.0.to_string();
+                return Err(not_an_id("query", "last_event_id", &id));
+            }
             None => last_event_id.0,
         };
         let mut feed = Feed::new(&self.0, job.id, last);
@@ -70,10 +76,10 @@ impl EventsApi {
     }
 }
 
-fn not_a_number(id: &str) -> ApiError {
+fn not_an_id(place: &'static str, name: &str, id: &str) -> ApiError {
     ApiError::invalid(vec![InvalidValue {
-        place: "header",
-        name: "last-event-id".to_owned(),
+        place,
+        name: name.to_owned(),
         message: "Input should be the id of an event".to_owned(),
         input: id.into(),
     }])

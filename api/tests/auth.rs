@@ -230,4 +230,15 @@ async fn without_security_everybody_is_administrator() {
     )
     .await;
     assert_eq!(status, StatusCode::CREATED);
+    // But not a page of another site, which the browser of somebody near asks for.
+    let own = format!("http://{}", server.address);
+    for (origin, expected) in [
+        ("https://page.example", StatusCode::FORBIDDEN),
+        ("null", StatusCode::FORBIDDEN),
+        (own.as_str(), StatusCode::OK),
+    ] {
+        let asked = server.bare(Method::GET, "/auth/me");
+        let (status, body) = json(asked.header("origin", origin)).await;
+        assert_eq!(status, expected, "{origin}: {body}");
+    }
 }

@@ -132,3 +132,25 @@ async fn streams_end_when_the_server_stops() {
     let events = read(live).await;
     assert_eq!(events.last().unwrap().1, "job.pending");
 }
+
+#[tokio::test]
+async fn an_id_that_no_event_can_have_is_refused() {
+    let server = Server::start().await;
+    let id = server.new_job().await;
+    let path = format!("/v1/audio/transcriptions/{id}/events");
+    for sent in ["-1", "-9223372036854775808", "next"] {
+        let response = server
+            .request(Method::GET, &path)
+            .header("last-event-id", sent)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            response.status(),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{sent}"
+        );
+    }
+    let (status, _) = server.get(&format!("{path}?last_event_id=-1")).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+}

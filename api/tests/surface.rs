@@ -289,3 +289,16 @@ async fn models_engines_and_status_tell_what_is_there() {
         (Some("ok"), Some(1))
     );
 }
+
+#[tokio::test]
+async fn a_json_body_without_end_is_refused() {
+    let server = Server::start().await;
+    let response = server
+        .request(Method::POST, "/auth/keys")
+        .header("content-type", "application/json")
+        .body(format!(r#"{{"name": "{}"}}"#, "x".repeat(2 << 20)))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}

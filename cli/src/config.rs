@@ -252,6 +252,15 @@ impl Config {
             data_dir,
             values,
         };
+        if config.chunk_target > 0.0 && config.chunk_minimum > config.chunk_target {
+            return Err(ConfigError::new(
+                "DALSTON_CHUNK_MINIMUM_SECONDS",
+                format!(
+                    "is {}, more than DALSTON_CHUNK_TARGET_SECONDS ({}); lower the one or raise the other",
+                    config.chunk_minimum, config.chunk_target
+                ),
+            ));
+        }
         Ok(config)
     }
 }
@@ -377,5 +386,20 @@ mod tests {
                 .s3
                 .is_some()
         );
+    }
+
+    #[test]
+    fn a_shortest_part_beyond_the_usual_one_is_refused_with_the_remedy() {
+        let wrong = [
+            ("DALSTON_CHUNK_TARGET_SECONDS", "20"),
+            ("DALSTON_CHUNK_MINIMUM_SECONDS", "30"),
+        ];
+        let error = load(&wrong).unwrap_err().to_string();
+        assert!(
+            error.contains("DALSTON_CHUNK_MINIMUM_SECONDS is 30, more than"),
+            "{error}"
+        );
+        assert!(load(&[wrong[0], ("DALSTON_CHUNK_MINIMUM_SECONDS", "8")]).is_ok());
+        assert!(load(&[("DALSTON_CHUNK_TARGET_SECONDS", "0")]).is_ok());
     }
 }

@@ -25,6 +25,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+use statement::Statement;
+
 pub use sqlx::PgPool;
 
 /// How to reach PostgreSQL.
@@ -140,7 +142,5 @@ pub fn connect(config: &DatabaseConfig) -> Result<PgPool, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn now(pool: &PgPool) -> Result<chrono::DateTime<chrono::Utc>, DbError> {
-    Ok(sqlx::query_scalar("select dalston_now()")
-        .fetch_one(pool)
-        .await?)
+    statement::values("select dalston_now()").one(pool).await
 }

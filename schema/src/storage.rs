@@ -24,6 +24,8 @@ use crate::artifact::ArtifactKey;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one upload in flight at a time; with [`PART_BYTES`] this bounds the memory an upload holds.
 const PARTS_IN_FLIGHT: usize = 2;
+/// Key of the object that says whose store it is.
+pub const MARK: &str = "installation";
 
 /// Where objects live.
 #[derive(Clone, Debug)]
@@ -321,6 +323,35 @@ impl Storage {
         Ok(deleted)
     }
 
+    /// The installation whose store this is, by the mark that [`Storage::mark`] left.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn owner(&self) -> Result<Option<String>, StorageError> {
+        match self
+            .store()
+            .get_opts(&Path::from(MARK), Default::default())
+            .await
+        {
+            Ok(mark) => Ok(Some(
+                String::from_utf8_lossy(&mark.bytes().await?)
+                    .trim()
+                    .to_owned(),
+            )),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Marks the store as that of an installation: the object [`MARK`] holds its id.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn mark(&self, installation: uuid::Uuid) -> Result<(), StorageError> {
+        let key = ArtifactKey::from_stored(MARK);
+        self.put(&key, installation.to_string().into()).await
+    }
+
     /// Lists job prefixes (`jobs/{id}`) with the time of their newest object; for the sweeper of orphans.
     ///
     /// # Errors
@@ -342,10 +373,14 @@ impl Storage {
     /// # Errors
     /// Whatever went wrong on the way.
     pub async fn check(&self) -> Result<(), StorageError> {
-        let key = ArtifactKey::from_stored(format!("health/{}", uuid::Uuid::now_v7()));
+        // Always the same one: a check that is cut off leaves nothing that the next does not take.
+        let key = ArtifactKey::from_stored("health/probe");
         self.put(&key, Bytes::from_static(b"ok")).await?;
-        self.store().delete(&Path::from(key.as_str())).await?;
-        Ok(())
+        match self.store().delete(&Path::from(key.as_str())).await {
+            // Another process's check was as fast.
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            done => Ok(done?),
+        }
     }
 }
 

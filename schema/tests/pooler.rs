@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dalston_schema::db::{self, DatabaseConfig, maintenance, migrate};
+use dalston_schema::db::{self, DatabaseConfig, events, maintenance, migrate};
 use dalston_schema::{JobStatus, TenantId};
 use dalston_test_postgres::{TestDatabase, role, server};
 
@@ -114,8 +114,15 @@ async fn migrations_and_verbs_work_through_a_transaction_pooler() {
     futures_util::future::join_all(workers.iter().map(|worker| worker.work(&pool))).await;
     // A worker that found nothing may have stopped before another's completion made more ready.
     workers[0].work(&pool).await;
-    for job in jobs {
+    for &job in &jobs {
         assert_eq!(read(&pool, job).await.status, JobStatus::Completed);
+    }
+    // More than once, on whichever connections: a statement kept on one is not known on the next.
+    for _ in 0..8 {
+        db::now(&pool).await.unwrap();
+        let known = events::newest_many(&pool, &jobs).await.unwrap();
+        assert_eq!(known.len(), jobs.len());
+        drop(maintenance::take_turn(&pool, "a test").await.unwrap());
     }
     maintenance::rescue_tasks(&pool, 10).await.unwrap();
     maintenance::advance_fair_clock(&pool).await.unwrap();

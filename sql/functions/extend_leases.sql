@@ -33,7 +33,7 @@ begin
        for no key update of t skip locked
   ), moved as (
     update tasks t set done_seconds = free.done_now, told_at = v_now from free where t.id = free.id
-    returning t.id, t.done_seconds - free.done_before >= t.total_seconds * 0.01 as told
+    returning t.id, floor(100 * t.done_seconds / t.total_seconds) > floor(100 * free.done_before / t.total_seconds) as told
   )
   select array_agg(id) filter (where told) into v_moved from moved;
 

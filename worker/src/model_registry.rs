@@ -17,8 +17,10 @@ use dalston_schema::db::models::{self, ClaimedPull, PulledModel};
 use dalston_schema::{Storage, WorkerId};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::config::ModelSource;
 use crate::model_store::{
     HubSettings, InstalledModel, Manifest, ModelStore, ModelStoreError, Source, Transfer,
@@ -77,6 +79,8 @@ impl ModelRegistry {
     }
 
     async fn keep_tidy(&self, end: &CancellationToken) {
+        let mut backoff = Backoff::new(self.interval, Duration::from_secs(60));
+        let mut mirror_at = Instant::now();
         while end
             .run_until_cancelled(tokio::time::sleep(self.interval))
             .await
@@ -85,10 +89,17 @@ impl ModelRegistry {
             if let Err(error) = self.remove_removed().await {
                 tracing::debug!(%error, "the model registry could not be read");
             }
-            if self.source == ModelSource::ObjectStore
-                && let Err(error) = self.mirror(end).await
-            {
-                tracing::warn!(%error, "models could not be exchanged with the object store");
+            if self.source != ModelSource::ObjectStore || Instant::now() < mirror_at {
+                continue;
+            }
+            match self.mirror(end).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(
+                        "models could not be exchanged with the object store: {error:#}"
+                    );
+                    mirror_at = Instant::now() + backoff.next_wait();
+                }
             }
         }
     }
@@ -223,15 +234,26 @@ impl ModelRegistry {
             cancel: end.child_token(),
         };
         let shared = models::in_object_store(&self.pool).await?;
+        let wanted = with_components(&self.capabilities);
+        // One model that cannot be exchanged keeps no other from it.
+        let mut failed = None;
         for (id, manifest) in &shared {
             if self.store.get(id).await.is_ok() {
                 continue;
             }
             let manifest: Manifest = serde_json::from_value(manifest.clone())?;
-            self.store
+            let capability = manifest.capability();
+            if !wanted.is_empty() && !wanted.iter().any(|filter| filter.fits(&capability)) {
+                continue;
+            }
+            match self
+                .store
                 .fetch_shared(&self.storage, manifest, &transfer)
-                .await?;
-            self.changed.notify_one();
+                .await
+            {
+                Ok(_) => self.changed.notify_one(),
+                Err(error) => failed = Some(anyhow::Error::from(error).context(id.clone())),
+            }
         }
         let present: Vec<PresentModel> = self.offer.borrow().models.values().cloned().collect();
         let lacking = present.iter().filter(|model| {
@@ -239,9 +261,11 @@ impl ModelRegistry {
                 && shared.iter().all(|(id, _)| id != model.installed.id())
         });
         for model in lacking {
-            self.share(model, &transfer).await?;
+            if let Err(error) = self.share(model, &transfer).await {
+                failed = Some(error.context(model.installed.id().to_owned()));
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Copies one model to the object store, unless another worker is at it.

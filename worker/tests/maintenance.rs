@@ -1,6 +1,9 @@
 //! What workers do from time to time.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use dalston_schema::db::maintenance;
 use dalston_schema::db::workers::{self, NewWorker};
 use dalston_schema::{ArtifactKey, JobId, Stage, TaskId, WorkerId};
 
@@ -26,6 +29,8 @@ async fn a_job_without_retention_is_purged_with_its_audio() {
 #[tokio::test(flavor = "multi_thread")]
 async fn audio_without_a_job_is_swept_after_a_day_and_not_before() {
     let harness = Harness::new().await;
+    let installation = maintenance::installation(&harness.database.pool).await;
+    harness.storage.mark(installation.unwrap()).await.unwrap();
     let young = ArtifactKey::original_audio(JobId::generate(), "wav");
     // The time in this id is in 2023.
     let old_job: JobId = "018b0000-0000-7000-8000-000000000000".parse().unwrap();
@@ -47,6 +52,42 @@ async fn audio_without_a_job_is_swept_after_a_day_and_not_before() {
     .await;
     assert_eq!(harness.storage.size(&young).await.unwrap(), 5);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_of_another_installation_is_never_swept() {
+    let harness = Harness::new().await;
+    let installation = maintenance::installation(&harness.database.pool)
+        .await
+        .unwrap();
+    // An empty store becomes that of whoever looks first.
+    let worker = harness.run(harness.config());
+    eventually("the mark", async || {
+        let owner = harness.storage.owner().await.unwrap();
+        (owner? == installation.to_string()).then_some(())
+    })
+    .await;
+    worker.stop().await;
+
+    let old_job: JobId = "018b0000-0000-7000-8000-000000000000".parse().unwrap();
+    let old = ArtifactKey::original_audio(old_job, "wav");
+    harness.storage.put(&old, "audio".into()).await.unwrap();
+    let other = uuid::Uuid::now_v7();
+    harness.storage.mark(other).await.unwrap();
+    let mut config = harness.config();
+    config.sweep_interval = Duration::from_millis(10);
+    let worker = harness.run(config);
+    // Many sweeps long.
+    let job = harness
+        .submit(&utterance("dev-00001"), &sleeping("seconds=0.5"))
+        .await;
+    harness.transcript(job).await;
+    worker.stop().await;
+    assert_eq!(harness.storage.size(&old).await.unwrap(), 5);
+    assert_eq!(
+        harness.storage.owner().await.unwrap(),
+        Some(other.to_string())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,11 @@ pub async fn read_form<D>(
     let mut received: Option<Received> = None;
     while let Some(part) = form.next(fields).await? {
         if part.field != "file" {
-            continue;
+            return Err(ApiError::bad_request(format!(
+                "Form field '{}' is a file; audio is sent as 'file'",
+                part.field
+            ))
+            .into());
         }
         if part.file_name.trim().is_empty() {
             return Err(ApiError::bad_request("File must have a filename").into());

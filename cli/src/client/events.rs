@@ -55,13 +55,19 @@ pub async fn follow(
         {
             Ok(job) if job["status"].as_str().is_some_and(is_final) => return Ok(job),
             Ok(_) => failures = 0,
-            Err(error) if error.is::<super::ApiError>() || failures >= PATIENCE => {
+            Err(error) if is_final_answer(&error) || failures >= PATIENCE => {
                 return Err(error);
             }
             Err(_) => failures += 1,
         }
         sleep_until((Instant::now() + ASK_INTERVAL).min(deadline)).await;
     }
+}
+
+/// Whether asking again would be answered alike: not when the server restarts, or has been asked too often.
+fn is_final_answer(error: &anyhow::Error) -> bool {
+    let answered = error.downcast_ref::<super::ApiError>();
+    answered.is_some_and(|answered| !matches!(answered.status.as_u16(), 429 | 502 | 503 | 504))
 }
 
 /// Reads the event stream until the job has ended or the stream breaks.

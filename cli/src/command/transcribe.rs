@@ -4,6 +4,7 @@ mod output;
 mod progress;
 mod request;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -127,6 +128,7 @@ impl Format {
 pub async fn run(options: Transcribe, config: Config, quiet: bool) -> anyhow::Result<ExitCode> {
     let sources = options.sources()?;
     let fields = options.request.fields()?;
+    options.check_names(&sources)?;
     let format = options.format(sources.len())?;
     let destination = Destination::choose(
         options.output.as_deref(),
@@ -204,6 +206,22 @@ impl Transcribe {
             return Ok(vec![Source::Tracks(self.in_tracks(sources)?)]);
         }
         Ok(sources)
+    }
+
+    /// Inputs of one name would become one file of a folder.
+    fn check_names(&self, sources: &[Source]) -> anyhow::Result<()> {
+        if self.json || self.output.is_none() {
+            return Ok(());
+        }
+        let mut seen = HashSet::new();
+        match sources.iter().find(|source| !seen.insert(source.name())) {
+            None => Ok(()),
+            Some(twice) => Err(Usage(format!(
+                "two inputs are called {}; transcribe them one after the other, into different folders",
+                twice.name()
+            ))
+            .into()),
+        }
     }
 
     /// The form of the transcripts. Most are files of their own, and no longer any when several follow each other.

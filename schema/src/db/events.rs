@@ -144,10 +144,10 @@ pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
 /// # Errors
 /// Database trouble only.
 pub async fn newest_many(pool: &PgPool, jobs: &[JobId]) -> Result<Vec<(JobId, i64)>, DbError> {
-    Ok(sqlx::query_as(
+    statement::rows(
         "select job_id, max(id) + 65535 from job_log where job_id = any($1) group by job_id",
     )
     .bind(jobs)
-    .fetch_all(pool)
-    .await?)
+    .all(pool)
+    .await
 }

@@ -23,12 +23,23 @@ pub async fn take_turn(pool: &PgPool, what: &str) -> Result<Option<Turn>, DbErro
     let taken: bool = sqlx::query_scalar(
         "select pg_try_advisory_xact_lock(hashtextextended('dalston ' || $1, 0))",
     )
+    .persistent(false)
     .bind(what)
     .fetch_one(&mut *transaction)
     .await?;
     Ok(taken.then_some(Turn {
         _transaction: transaction,
     }))
+}
+
+/// The id of this installation, made with its database.
+///
+/// # Errors
+/// Database trouble only.
+pub async fn installation(pool: &PgPool) -> Result<uuid::Uuid, DbError> {
+    statement::values("select id from installation")
+        .one(pool)
+        .await
 }
 
 /// What a rescue round found.

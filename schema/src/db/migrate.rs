@@ -285,6 +285,7 @@ async fn replace_code(tx: &mut PgTransaction<'_>, state: &State) -> Result<(), D
     sqlx::query(
         "insert into schema_code (path, checksum) select * from unnest($1::text[], $2::text[])",
     )
+    .persistent(false)
     .bind(paths)
     .bind(sums)
     .execute(&mut **tx)

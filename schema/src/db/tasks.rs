@@ -325,10 +325,15 @@ pub async fn finished(
 /// # Errors
 /// Database trouble only.
 pub async fn list(pool: &PgPool, job: JobId) -> Result<Vec<Task>, DbError> {
-    let mut tasks: Vec<Task> = statement::rows("select * from task_details where job_id = $1")
-        .bind(job)
-        .all(pool)
-        .await?;
+    // Not what they were given and answered, which can be megabytes.
+    let mut tasks: Vec<Task> = statement::rows(
+        "select id, job_id, stage, name, engine, model, status, required, dependencies, retries, max_attempts,
+                ready_at, started_at, completed_at, error, chosen_because
+           from task_details where job_id = $1",
+    )
+    .bind(job)
+    .all(pool)
+    .await?;
     let levels = levels(&tasks);
     tasks.sort_by(|a, b| (levels[&a.id], &a.name).cmp(&(levels[&b.id], &b.name)));
     Ok(tasks)

@@ -1,8 +1,9 @@
 //! Removes audio whose job was never recorded: audio is written before the row that points at it, so a crash between the
-//! two leaves objects without a job.
+//! two leaves objects without a job. Only in a store that is marked as this installation's.
 
 use chrono::{DateTime, Utc};
 use dalston_schema::db::{self, jobs, maintenance};
+use dalston_schema::storage::MARK;
 use dalston_schema::{ArtifactKey, JobId};
 
 use super::Rest;
@@ -18,20 +19,55 @@ pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
     let Some(_turn) = maintenance::take_turn(&environment.pool, "sweep_orphans").await? else {
         return Ok(Rest::Done);
     };
-    let now = db::now(&environment.pool).await?;
-    let stored = environment.storage.list_job_ids().await?;
-    let old: Vec<JobId> = stored.into_iter().filter(|job| is_old(*job, now)).collect();
-    for batch in old.chunks(BATCH) {
-        let known = jobs::existing(&environment.pool, batch).await?;
-        for job in batch.iter().filter(|job| !known.contains(job)) {
-            let objects = environment
-                .storage
-                .delete_prefix(&ArtifactKey::job_prefix(*job))
-                .await?;
-            tracing::info!(job.id = %job, objects, "audio of {job}, which is no job, was removed");
+    let orphans = orphans(environment).await?;
+    if !is_ours(environment, orphans.is_empty()).await? {
+        return Ok(Rest::Done);
+    }
+    for job in orphans {
+        let prefix = ArtifactKey::job_prefix(job);
+        match environment.storage.delete_prefix(&prefix).await {
+            Ok(objects) => {
+                tracing::info!(job.id = %job, objects, "audio of {job}, which is no job, was removed");
+            }
+            Err(error) => {
+                tracing::warn!(job.id = %job, %error, "audio of {job}, which is no job, could not be removed");
+            }
         }
     }
     Ok(Rest::Done)
+}
+
+/// The old ids in the object store that are no jobs here.
+async fn orphans(environment: &Environment) -> anyhow::Result<Vec<JobId>> {
+    let now = db::now(&environment.pool).await?;
+    let stored = environment.storage.list_job_ids().await?;
+    let mut orphans: Vec<JobId> = stored.into_iter().filter(|job| is_old(*job, now)).collect();
+    for batch in orphans.clone().chunks(BATCH) {
+        let known = jobs::existing(&environment.pool, batch).await?;
+        orphans.retain(|job| !known.contains(job));
+    }
+    Ok(orphans)
+}
+
+/// Whether the object store is this installation's: what is no job here may well be one of another database. A store
+/// without a mark is marked when there is nothing strange in it.
+async fn is_ours(environment: &Environment, without_orphans: bool) -> anyhow::Result<bool> {
+    let installation = maintenance::installation(&environment.pool).await?;
+    match environment.storage.owner().await? {
+        Some(owner) if owner == installation.to_string() => Ok(true),
+        None if without_orphans => {
+            environment.storage.mark(installation).await?;
+            Ok(true)
+        }
+        owner => {
+            tracing::warn!(
+                owner,
+                "the object store is not marked as this installation's and nothing in it is swept; if no other \
+                 installation uses it, write {installation} into its object {MARK}"
+            );
+            Ok(false)
+        }
+    }
 }
 
 /// Whether the id was made more than a day ago, by the time in it. An id without a time is never old.

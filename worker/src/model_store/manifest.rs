@@ -60,6 +60,16 @@ impl Manifest {
             files,
         }
     }
+
+    /// What a worker with the model can do.
+    #[must_use]
+    pub fn capability(&self) -> Capability {
+        Capability {
+            stage: self.stage,
+            engine: self.engine.clone(),
+            model: self.id.clone(),
+        }
+    }
 }
 
 /// Where a model is from.
@@ -140,11 +150,6 @@ impl InstalledModel {
     /// The capability of a worker that holds this model on `device` (`cpu` or `cuda`).
     #[must_use]
     pub fn offered(&self, device: &str) -> OfferedCapability {
-        let capability = Capability {
-            stage: self.manifest.stage,
-            engine: self.manifest.engine.clone(),
-            model: self.manifest.id.clone(),
-        };
         OfferedCapability {
             languages: self.manifest.languages.clone(),
             native_words: self.manifest.words,
@@ -152,7 +157,7 @@ impl InstalledModel {
             size_bytes: self.size_bytes(),
             device: device.to_owned(),
             vocabulary_method: vocabulary_method(&self.manifest.engine).to_owned(),
-            ..OfferedCapability::new(capability)
+            ..OfferedCapability::new(self.manifest.capability())
         }
     }
 }

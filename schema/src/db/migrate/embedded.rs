@@ -30,6 +30,7 @@ pub(super) const MIGRATIONS: &[SqlFile] = files!["migrations":
     "0014_capability_details",
     "0015_models",
     "0016_measures",
+    "0017_installation",
 ];
 
 /// One function each, named like its file; replaced whenever a file changes.
