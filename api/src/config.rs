@@ -27,7 +27,7 @@ pub struct ApiConfig {
     pub limits: Limits,
     /// What `audio_url` may fetch.
     pub url_ingest: UrlIngest,
-    /// Days to keep a job that does not say: 0 purges at once, −1 keeps for ever, at most 3650.
+    /// Days to keep a job (audio and transcript) that does not say: 0 purges at once, −1 keeps for ever, at most 3650.
     pub default_retention_days: i32,
     /// Secret that signs audio URLs served by this API. All replicas need the same one.
     pub signing_secret: SecretString,
@@ -97,7 +97,7 @@ pub enum SecurityMode {
 /// How often and how much a tenant may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Submits and deletes a tenant may make in any 60 seconds, counted by each API process.
+    /// Submits and deletions a tenant may make in any 60 seconds, counted in the database, for all API processes.
     pub requests_per_minute: u32,
     /// Unfinished jobs a tenant may have; `None` is no limit.
     pub concurrent_jobs: Option<i32>,
@@ -124,14 +124,14 @@ impl Default for Limits {
 pub struct UrlIngest {
     /// Largest file in bytes.
     pub max_bytes: u64,
-    /// Longest a fetch may take from start to end.
+    /// Longest one request may take, to the last byte of its answer; each redirect is a request of its own.
     pub timeout: Duration,
     /// Addresses that may be reached. Anything but [`Reach::Public`] is for tests.
     pub reach: Reach,
 }
 
 impl Default for UrlIngest {
-    /// 3 GB in 300 seconds, public addresses only.
+    /// 3 GB, 300 seconds a request, public addresses only.
     fn default() -> Self {
         Self {
             max_bytes: 3_000_000_000,

@@ -41,10 +41,11 @@ impl EventsApi {
     /// Follow a job.
     ///
     /// Types: `job.pending`, `job.running`, `job.completed`, `job.failed`, `job.cancelling`, `job.cancelled`,
-    /// `task.completed`, `task.failed`, `task.retrying`, `task.skipped`, `progress`, which counts seconds of audio and has the
-    /// job's `progress` (0 to 1) and `eta_seconds` (null until known), and `transcript.segments`, text while it is being made: `segments` with `start`, `end` and `text`, in order of time
-    /// within their `channel` and `chunk`; `first` counts those told before, since another `attempt` begins anew.
-    /// Continues after the header `Last-Event-ID`, or else after the parameter of the same meaning.
+    /// `task.completed`, `task.failed`, `task.retrying`, `task.skipped`, `progress`, which counts seconds of audio and
+    /// has the job's `progress` (0 to 1) and `eta_seconds` (null until known), and `transcript.segments`, text while it
+    /// is being made: `segments` with `start`, `end` and `text`, in order of time within their `channel` and `chunk`;
+    /// `first` counts those told before, since another `attempt` begins anew. Continues after the header
+    /// `Last-Event-ID`, or else after the parameter of the same meaning.
     #[oai(path = "/v1/audio/transcriptions/:job_id/events", method = "get")]
     async fn events(
         &self,

@@ -30,7 +30,7 @@ pub struct Order {
     pub parameters: JobParameters,
     /// Name shown to people.
     pub display_name: String,
-    /// Days to keep the job.
+    /// Days to keep the job (audio and transcript) after its end.
     pub retention_days: i32,
     /// The client's `Idempotency-Key` with the fingerprint of the request.
     pub idempotency: Option<Idempotency>,

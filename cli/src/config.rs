@@ -97,11 +97,11 @@ pub struct Config {
     pub security: SecurityMode,
     /// Whether `/metrics` answers.
     pub metrics: bool,
-    /// Requests a key may make in a minute.
+    /// Submits and deletions a tenant may make in a minute.
     pub requests_per_minute: u32,
     /// Unfinished jobs a tenant may have.
     pub concurrent_jobs: u32,
-    /// Days a finished job's audio is kept when its request does not say.
+    /// Days a finished job (audio and transcript) is kept when its request does not say; 0 purges at once, −1 never.
     pub retention_days: i32,
     /// Whether a job whose model no worker has waits for one, instead of being refused.
     pub wait_for_engines: bool,
@@ -123,7 +123,7 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Largest file fetched from `audio_url`, in bytes.
     pub audio_url_bytes: u64,
-    /// Longest time for fetching it.
+    /// Longest time for one request for it; each redirect is a request of its own.
     pub audio_url_timeout: Duration,
     /// Lets `audio_url` reach loopback, for tests.
     pub allow_private_urls: bool,

@@ -352,7 +352,7 @@ impl Storage {
         self.put(&key, installation.to_string().into()).await
     }
 
-    /// Lists job prefixes (`jobs/{id}`) with the time of their newest object; for the sweeper of orphans.
+    /// Lists the jobs that have objects (`jobs/{id}`); for the sweeper of orphans.
     ///
     /// # Errors
     /// As the store says.
@@ -368,7 +368,7 @@ impl Storage {
             .collect())
     }
 
-    /// Writes, reads and deletes a probe object; for health checks.
+    /// Writes a probe object and deletes it; for health checks.
     ///
     /// # Errors
     /// Whatever went wrong on the way.

@@ -1,5 +1,5 @@
--- check_leases: what became of these leases, in the order asked: held, cancelled or lost. Reads only, so workers may
--- ask every second, which is how a cancellation reaches a running model call.
+-- check_leases: what became of these leases, in the order asked: held, cancelled or lost. Reads only, so workers ask
+-- twice a second, which is how a cancellation reaches a running model call.
 create or replace function check_leases(p_tasks uuid[], p_leases bigint[]) returns text[]
 language sql stable
 as $$

@@ -228,8 +228,8 @@ impl ModelStore {
     }
 
     /// Fetches a model: a catalogue entry by its id or any other name of it, or a hub repository `organisation/name`
-    /// that holds a Whisper export. A model that is here already is returned as it is. An interrupted pull goes on
-    /// where it stopped.
+    /// that holds an export in one of the catalogue's layouts. A model that is here already is returned as it is. An
+    /// interrupted pull goes on where it stopped.
     ///
     /// # Errors
     /// Those of the hub ([`ModelStoreError::Unreachable`], [`ModelStoreError::Refused`], [`ModelStoreError::NotFound`],

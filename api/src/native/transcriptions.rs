@@ -57,14 +57,15 @@ pub struct TranscriptionForm {
     redact_pii_audio: Option<bool>,
     /// `silence` or `beep`.
     pii_redaction_mode: Option<String>,
-    /// Days to keep the job: 0, −1 (for ever) or 1–3650.
+    /// Days to keep the job (audio and transcript) after its end: 0 (purged at once), −1 (for ever) or 1–3650.
     retention: Option<i32>,
     /// JSON array with an object for each `file`, in the same order, when several files are one recording with one
     /// speaker on each: `name` of the speaker, and `offset`, where the file begins in seconds of the recording.
     tracks: Option<String>,
     /// Model of the diarize stage; else the best there is.
     model_diarize: Option<String>,
-    /// Model of the align stage; else the best there is, where the transcriber gives words no times.
+    /// Model of the align stage; else the best there is, where the transcriber gives words no times or only those of
+    /// its attention.
     model_align: Option<String>,
     /// `staged`, a task for each stage; or `integrated`, one task for transcribe, align and diarize.
     pipeline: Option<String>,
@@ -139,11 +140,11 @@ pub struct TranscriptionsApi(pub App);
 impl TranscriptionsApi {
     /// Submit audio.
     ///
-    /// Native: answers 201 with the job at once. OpenAI dialect: waits at most 300 seconds and answers 200 with the
-    /// text in the asked format, or with server-sent events when `stream=true`. A request is of the OpenAI dialect
-    /// when `model` is one of OpenAI's ids; or, with another model, when an official OpenAI client sent it without a
-    /// native-only field. A repeated request with the same `Idempotency-Key` header is answered with the first one's
-    /// job.
+    /// Native: answers 201 with the job at once. OpenAI dialect: waits for the text, as long as
+    /// `DALSTON_SYNC_TIMEOUT_SECONDS` says (300 by default), and answers 200 with it in the asked format, or with
+    /// server-sent events when `stream=true`. A request is of the OpenAI dialect when `model` is one of OpenAI's ids;
+    /// or, with another model, when an official OpenAI client sent it without a native-only field. A repeated request
+    /// with the same `Idempotency-Key` header is answered with the first one's job.
     #[oai(path = "/v1/audio/transcriptions", method = "post")]
     async fn create(
         &self,

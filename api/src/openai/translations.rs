@@ -45,7 +45,7 @@ pub struct TranslationsApi(pub App);
 impl TranslationsApi {
     /// Translate speech to English.
     ///
-    /// Waits for the text, at most 300 seconds.
+    /// Waits for the text, as long as `DALSTON_SYNC_TIMEOUT_SECONDS` says (300 by default).
     #[oai(path = "/v1/audio/translations", method = "post")]
     async fn create(
         &self,

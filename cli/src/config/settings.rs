@@ -107,7 +107,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_RETENTION_DEFAULT_DAYS",
                 Kind::Integer(-1, 3650),
                 "30",
-                "days a finished job's audio is kept; 0: not at all, -1: for ever",
+                "days a finished job (audio and transcript) is kept; 0: purged at once, -1: for ever",
             ),
             setting(
                 "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",
@@ -161,7 +161,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_AUDIO_URL_TIMEOUT_SECONDS",
                 Kind::Decimal(1.0, 86_400.0),
                 "300",
-                "seconds that fetching it may take",
+                "seconds that one request for it may take, to the last byte; each redirect is a request of its own",
             ),
             setting(
                 "DALSTON_ALLOW_PRIVATE_URLS",

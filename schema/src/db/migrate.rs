@@ -30,7 +30,8 @@ pub struct Report {
     pub server_version: String,
 }
 
-/// Brings the database up to this program's schema. Costs two queries when there is nothing to do.
+/// Brings the database up to this program's schema. Costs three queries, two of them in a transaction, when there is
+/// nothing to do.
 ///
 /// # Errors
 /// [`DbError::Version`], [`DbError::NewerSchema`], [`DbError::ChangedMigration`], or database trouble.

@@ -41,7 +41,7 @@ pub struct Request {
     /// What gets times
     #[arg(long, value_enum, default_value = "word")]
     timestamps: Timestamps,
-    /// Model that aligns words, where the transcriber gives them no times
+    /// Model that aligns words; else the best there is, where the transcriber times none or only by attention
     #[arg(long, value_name = "MODEL")]
     model_align: Option<String>,
     /// Model that tells speakers apart
@@ -53,7 +53,7 @@ pub struct Request {
     /// Seconds of the parts that a long file is cut into for several workers; 0 never cuts
     #[arg(long, value_name = "SECONDS")]
     chunk_seconds: Option<f64>,
-    /// Days to keep the audio: 0 not at all, -1 for ever
+    /// Days to keep the job (audio and transcript) after its end: 0 purges at once, -1 keeps for ever
     #[arg(long, short = 'r', allow_negative_numbers = true)]
     retention: Option<i32>,
 }
