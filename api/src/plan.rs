@@ -2,8 +2,9 @@
 //! and the capabilities that workers announced go in, tasks and warnings come out.
 //!
 //! `prepare` comes first and `merge` last. Between them stands one branch per channel or track, or a single one:
-//! `transcribe`, and `align` when words are to have times and the transcriber gives none, or only those of its attention,
-//! and an aligner knows the language. `diarize` runs beside them. The branches of a long file are handed to `prepare`, which cuts them into chunks once it knows where the silences are.
+//! `transcribe`, and `align` when words are to have times and the transcriber gives none, or only those of its
+//! attention, and an aligner knows the language. `diarize` runs beside them. The branches of a long file are handed to
+//! `prepare`, which cuts them into chunks once it knows where the silences are.
 
 mod choose;
 

@@ -151,14 +151,15 @@ impl Default for ChunkOptions {
     }
 }
 
-/// How many workers are to be done at about the same time: what is left of a file is cut so that each may have a share of it.
+/// How many workers are to be done at about the same time: what is left of a file is cut so that each may have a share
+/// of it.
 const SHARES: u64 = 16;
 
-/// Cuts a file of `n_samples` into chunks of about the target's length, shorter ones towards the end (guided self-scheduling,
-/// Polychronopoulos and Kuck 1987), so that no worker is left with a long chunk while the others have nothing to do. The
-/// chunks cover the file without gap or overlap. Cuts fall into
-/// silence: the longest one within a quarter of a chunk from where it should end, else the nearest one up to twice its length,
-/// and only where speech never pauses in between, into the speech.
+/// Cuts a file of `n_samples` into chunks of about the target's length, shorter ones towards the end (guided
+/// self-scheduling, Polychronopoulos and Kuck 1987), so that no worker is left with a long chunk while the others have
+/// nothing to do. The chunks cover the file without gap or overlap. Cuts fall into silence: the longest one within a
+/// quarter of a chunk from where it should end, else the nearest one up to twice its length, and only where speech
+/// never pauses in between, into the speech.
 pub fn plan_chunks(speech: &[SpeechSpan], n_samples: u64, options: &ChunkOptions) -> Vec<Chunk> {
     let target = options.target.max(1);
     let minimum = options.minimum.clamp(1, target);

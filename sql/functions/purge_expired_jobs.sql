@@ -1,6 +1,6 @@
 -- purge_expired_jobs: purges jobs past their retention: transcript, payloads and what the log says of the text are
--- deleted, the row stays. Answers the jobs whose objects must go; one that is not confirmed by confirm_purged is named again, so a crash in between leaves
--- nothing behind. Called by maintenance.
+-- deleted, the row stays. Answers the jobs whose objects must go; one that is not confirmed by confirm_purged is named
+-- again, so a crash in between leaves nothing behind. Called by maintenance.
 create or replace function purge_expired_jobs(p_limit int) returns setof uuid
 language plpgsql
 as $$

@@ -1,8 +1,9 @@
 //! What must happen from time to time so that nothing is lost and nothing piles up. One loop each.
 //!
-//! Every worker runs them. They are safe side by side: the database lets processes pass over each other's rows, deleting
-//! an object twice is harmless, and what is dear is done by one process at a time. While no worker is up nothing is rescued or purged; there is also nobody to run
-//! what would be rescued, and the next worker catches up at its start.
+//! Every worker runs them. They are safe side by side: the database lets processes pass over each other's rows,
+//! deleting an object twice is harmless, and what is dear is done by one process at a time. While no worker is up
+//! nothing is rescued or purged; there is also nobody to run what would be rescued, and the next worker catches up at
+//! its start.
 
 mod forget_workers;
 mod purge_jobs;

@@ -1,4 +1,5 @@
-//! A waveform picture of any length in constant memory: when the bins are full, neighbours merge and each bin covers twice as much.
+//! A waveform picture of any length in constant memory: when the bins are full, neighbours merge and each bin covers
+//! twice as much.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
 //! Says what an upload is, and refuses what could not be transcribed later.
 //!
-//! Uncompressed files tell all by their size. Compressed ones are walked packet by packet to the end, which finds every break in
-//! the container and the true length; the first seconds and the last packets are decoded. What only ffmpeg reads is decoded whole.
+//! Uncompressed files tell all by their size. Compressed ones are walked packet by packet to the end, which finds every
+//! break in the container and the true length; the first seconds and the last packets are decoded. What only ffmpeg
+//! reads is decoded whole.
 
 use std::collections::VecDeque;
 

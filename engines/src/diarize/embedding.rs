@@ -1,6 +1,6 @@
-//! The engine `wespeaker`: a network (a residual network or x-vector) that turns the filter bank of one voice into a vector whose
-//! direction is the speaker. Exports of `WeSpeaker` read `feats` `[batch, frames, mels]` and give `embs` `[batch, size]`.
-//! It runs no task by itself: diarization needs it beside a segmentation model.
+//! The engine `wespeaker`: a network (a residual network or x-vector) that turns the filter bank of one voice into a
+//! vector whose direction is the speaker. Exports of `WeSpeaker` read `feats` `[batch, frames, mels]` and give `embs`
+//! `[batch, size]`. It runs no task by itself: diarization needs it beside a segmentation model.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

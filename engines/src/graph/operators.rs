@@ -8,7 +8,6 @@
 //! | `PackKeyValueInt8` | `kv` f32 `[b, t, 2 d]` | the four tensors of [`cross_attention::Packed::Int8`] |
 //! | `CrossAttention`, `CrossAttentionInt8` | `query` f32 `[n, t, d]`, `windows` i32 `[n]`, the packed tensors | f32 `[n, t, d]`, optionally the weights f32 `[n, heads, t, n_ctx]` |
 //! | `CachedSelfAttention` | `qkv` f32 `[n, t, 3 d]`, `past` i64 `[1]`, `slots` i32 `[n]`, `cache` f32 `[slots, 2, heads, n_text_ctx, head_dim]`, **written in place** | f32 `[n, t, d]` |
-//!
 //! | `Linear`, `LinearInt8` | `rows` f32 `[…, n_in]`, a matrix, optionally what is added to f32 `[…, n_out]` | f32 `[…, n_out]` |
 //! | `Subsampling`, `SubsamplingInt8` | `features` f32 `[b, bands, frames]`, their frames i64 `[b]`, a convolution, another and a matrix, a third and a matrix | f32 `[n, bands / 8 * channels]` |
 //! | `RelativeAttention` | `qkv` f32 `[n, 3 d]`, `positions` f32 `[2 l - 1, d]`, `biases` f32 `[2, d]`, `lengths` i64 `[b]` | f32 `[n, d]` |

@@ -15,9 +15,9 @@ use crate::ids::{JobId, TaskId};
 /// One thing that happened to a job.
 ///
 /// Types: `job.pending`, `job.running`, `job.completed`, `job.failed`, `job.cancelling`, `job.cancelled` with
-/// `{"status", "error"?}`; `task.completed`, `task.failed`, `task.retrying`, `task.skipped` with
-/// `{"task_id", "stage", "name", "error"?}`; `progress` with `{"task_id", "stage", "name", "done_seconds",
-/// "total_seconds", "progress", "eta_seconds"}`; `job.renamed`; [`SEGMENTS`] with [`SaidSegments`]; and what else [`append`] adds.
+/// `{"status", "error"?}`; `task.completed`, `task.failed`, `task.retrying`, `task.skipped` with `{"task_id", "stage",
+/// "name", "error"?}`; `progress` with `{"task_id", "stage", "name", "done_seconds", "total_seconds", "progress",
+/// "eta_seconds"}`; `job.renamed`; [`SEGMENTS`] with [`SaidSegments`]; and what else [`append`] adds.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct JobEvent {
     /// Grows; what a client sends back as `Last-Event-ID`.

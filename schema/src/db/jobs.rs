@@ -130,7 +130,8 @@ pub struct SearchHit {
     pub snippet: String,
 }
 
-/// Files a job in the fair order between tenants, makes it with its tasks and edges, and wakes the workers that can run its first tasks.
+/// Files a job in the fair order between tenants, makes it with its tasks and edges, and wakes the workers that can run
+/// its first tasks.
 ///
 /// `max_unfinished` is the most jobs of the tenant that may be unfinished at a time, this one included.
 ///

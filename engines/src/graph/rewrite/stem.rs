@@ -53,8 +53,9 @@ impl Writer<'_> {
         Ok(self.builder.node("Transpose", "", &[&value], &turn))
     }
 
-    /// A convolution over three frames and its activation as one 8-bit product: rows of three neighbouring frames, by the kernel turned.
-    /// `[batch, frames, channels]` to `[batch, frames / stride, n_out]`, with a frame of zeros on both sides.
+    /// A convolution over three frames and its activation as one 8-bit product: rows of three neighbouring frames, by
+    /// the kernel turned. `[batch, frames, channels]` to `[batch, frames / stride, n_out]`, with a frame of zeros on
+    /// both sides.
     fn convolution_by_rows(
         &mut self,
         value: &str,
