@@ -199,15 +199,18 @@ async fn a_failed_job_can_be_retried_from_where_it_stopped() {
         .await
         .unwrap();
     assert_eq!(
-        jobs::retry(&pool, EVERYTHING, id).await.unwrap(),
+        jobs::retry(&pool, EVERYTHING, id, None).await.unwrap(),
         Retried::Refused(JobStatus::Running)
     );
     let transcribe = worker.claim_one(&pool).await;
     tasks::fail(&pool, transcribe.lease(), "no", false)
         .await
         .unwrap();
+    // A retry counts as a submit does.
+    let refused = jobs::retry(&pool, EVERYTHING, id, Some(0)).await;
+    assert!(matches!(refused, Err(DbError::JobLimit { limit: 0 })));
     assert_eq!(
-        jobs::retry(&pool, EVERYTHING, id).await.unwrap(),
+        jobs::retry(&pool, EVERYTHING, id, Some(1)).await.unwrap(),
         Retried::Done
     );
     assert_eq!(worker.work(&pool).await, ["transcribe", "merge"]);
@@ -239,7 +242,7 @@ async fn one_skipped_task_can_be_run_again_and_merged_again() {
     }
     worker.work(&pool).await;
     assert_eq!(read(&pool, id).await.status, JobStatus::Completed);
-    let retried = tasks::retry(&pool, EVERYTHING, id, diarize.unwrap())
+    let retried = tasks::retry(&pool, EVERYTHING, id, diarize.unwrap(), None)
         .await
         .unwrap();
     assert_eq!(retried, Retried::Done);
@@ -273,7 +276,7 @@ async fn a_job_cancelled_after_its_last_task_began_can_be_retried_or_says_why_no
             }
         }
         assert_eq!(read(&pool, id).await.status, JobStatus::Cancelled);
-        let retried = jobs::retry(&pool, EVERYTHING, id).await.unwrap();
+        let retried = jobs::retry(&pool, EVERYTHING, id, None).await.unwrap();
         if skip {
             assert_eq!(retried, Retried::Done);
             assert_eq!(worker.work(&pool).await, ["diarize", "merge"]);

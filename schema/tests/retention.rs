@@ -20,7 +20,7 @@ async fn a_job_past_its_retention_is_purged_and_its_row_stays() {
         .unwrap();
     let unfinished = submit(&database.pool, simple_plan()).await;
     assert!(
-        maintenance::purge_expired_jobs(&database.pool, 100)
+        maintenance::purge_expired_jobs(&database.pool, 100, Duration::ZERO)
             .await
             .unwrap()
             .is_empty()
@@ -29,19 +29,23 @@ async fn a_job_past_its_retention_is_purged_and_its_row_stays() {
     database.set_clock("2100-01-01 00:00Z").await;
     let pool = &database.pool;
     assert_eq!(
-        maintenance::purge_expired_jobs(pool, 100).await.unwrap(),
+        maintenance::purge_expired_jobs(pool, 100, Duration::ZERO)
+            .await
+            .unwrap(),
         [id]
     );
     // Not confirmed: whoever was to delete the objects may have died.
     assert_eq!(
-        maintenance::purge_expired_jobs(pool, 100).await.unwrap(),
+        maintenance::purge_expired_jobs(pool, 100, Duration::ZERO)
+            .await
+            .unwrap(),
         [id]
     );
     for _ in 0..2 {
         maintenance::confirm_purged(pool, id, 3).await.unwrap();
     }
     assert!(
-        maintenance::purge_expired_jobs(pool, 100)
+        maintenance::purge_expired_jobs(pool, 100, Duration::ZERO)
             .await
             .unwrap()
             .is_empty()
@@ -79,7 +83,7 @@ async fn a_job_kept_for_ever_is_never_purged() {
         .unwrap();
     database.set_clock("2999-01-01 00:00Z").await;
     assert!(
-        maintenance::purge_expired_jobs(&database.pool, 100)
+        maintenance::purge_expired_jobs(&database.pool, 100, Duration::ZERO)
             .await
             .unwrap()
             .is_empty()

@@ -138,7 +138,7 @@ impl World {
             }
             14 => {
                 if let Some((scope, id)) = self.some_job(random) {
-                    jobs::retry(&self.pool, scope, id).await?;
+                    jobs::retry(&self.pool, scope, id, None).await?;
                 }
             }
             15 => {
@@ -147,7 +147,7 @@ impl World {
                     if let Some(task) = list.first() {
                         let some = &list[random.random_range(0..list.len())];
                         debug_assert_eq!(some.job_id, task.job_id);
-                        tasks::retry(&self.pool, scope, id, some.id).await?;
+                        tasks::retry(&self.pool, scope, id, some.id, None).await?;
                     }
                 }
             }

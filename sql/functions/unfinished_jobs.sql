@@ -1,5 +1,5 @@
 -- unfinished_jobs: how many unfinished jobs a tenant has, counted up to p_most; null without a p_most. Called by
--- submit_job.
+-- submit_job, retry_job and retry_task.
 create or replace function unfinished_jobs(p_tenant uuid, p_most int) returns int
 language plpgsql stable
 as $$

@@ -170,7 +170,9 @@ impl TasksApi {
     ) -> Result<Json<TaskList>, ApiError> {
         caller.require(Permission::JobUpdateOwn)?;
         let (job, task) = (JobId(job_id.0), TaskId(task_id.0));
-        match tasks::retry(&self.0.pool, caller.scope(), job, task).await? {
+        caller.take_request(&self.0).await?;
+        let limit = self.0.config.limits.concurrent_jobs;
+        match tasks::retry(&self.0.pool, caller.scope(), job, task, limit).await? {
             Retried::Done => {}
             Retried::Refused(status) => {
                 refuse_without_audio(&self.0, &caller, job).await?;

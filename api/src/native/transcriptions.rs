@@ -289,7 +289,9 @@ impl TranscriptionsApi {
     async fn retry(&self, caller: Caller, job_id: Path<Uuid>) -> Result<Json<JobObject>, ApiError> {
         caller.require(Permission::JobUpdateOwn)?;
         let id = JobId(job_id.0);
-        match jobs::retry(&self.0.pool, caller.scope(), id).await? {
+        caller.take_request(&self.0).await?;
+        let limit = self.0.config.limits.concurrent_jobs;
+        match jobs::retry(&self.0.pool, caller.scope(), id, limit).await? {
             Retried::Done => {}
             Retried::Refused(status) => {
                 refuse_without_audio(&self.0, &caller, id).await?;

@@ -292,28 +292,40 @@ pub async fn cancel(pool: &PgPool, scope: Scope, job: JobId) -> Result<Cancelled
     })
 }
 
-/// Opens everything of a failed or cancelled job that is not completed, with fresh attempts.
+/// Opens everything of a failed or cancelled job that is not completed, with fresh attempts. `max_unfinished` is as in
+/// [`submit`].
 ///
 /// # Errors
-/// Database trouble only.
-pub async fn retry(pool: &PgPool, scope: Scope, job: JobId) -> Result<Retried, DbError> {
+/// [`DbError::JobLimit`], or database trouble.
+pub async fn retry(
+    pool: &PgPool,
+    scope: Scope,
+    job: JobId,
+    max_unfinished: Option<i32>,
+) -> Result<Retried, DbError> {
     if !in_scope(pool, scope, job).await? {
         return Ok(Retried::NotFound);
     }
     let row: (String, Option<String>, Vec<i32>) =
-        statement::rows("select outcome, status, ready from retry_job($1)")
+        statement::rows("select outcome, status, ready from retry_job($1, $2)")
             .bind(job)
+            .bind(max_unfinished)
             .one(pool)
             .await?;
-    retried(pool, job, row)
+    retried(pool, job, max_unfinished, row)
 }
 
 /// Reads the answer of `retry_job` and `retry_task`.
 pub(super) fn retried(
     pool: &PgPool,
     job: JobId,
+    max_unfinished: Option<i32>,
     (outcome, status, ready): (String, Option<String>, Vec<i32>),
 ) -> Result<Retried, DbError> {
+    if outcome == "limit" {
+        let limit = max_unfinished.unwrap_or_default();
+        return Err(DbError::JobLimit { limit });
+    }
     Ok(match (outcome.as_str(), status) {
         ("done", _) => {
             notify::announce(pool, &ready, &[job]);

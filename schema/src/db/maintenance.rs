@@ -109,13 +109,19 @@ pub async fn advance_fair_clock(pool: &PgPool) -> Result<(), DbError> {
 }
 
 /// Purges jobs past their retention: transcripts and payloads are deleted, the row stays. Answers the jobs whose
-/// objects (`ArtifactKey::job_prefix`) must go, those of an earlier round that were not confirmed included.
+/// objects (`ArtifactKey::job_prefix`) must go, those of an earlier round that were not confirmed included. Within `grace`
+/// of its time a job is left alone.
 ///
 /// # Errors
 /// Database trouble only.
-pub async fn purge_expired_jobs(pool: &PgPool, limit: i32) -> Result<Vec<JobId>, DbError> {
-    statement::values("select purge_expired_jobs($1)")
+pub async fn purge_expired_jobs(
+    pool: &PgPool,
+    limit: i32,
+    grace: Duration,
+) -> Result<Vec<JobId>, DbError> {
+    statement::values("select purge_expired_jobs($1, $2)")
         .bind(limit)
+        .bind(grace.as_secs_f64())
         .all(pool)
         .await
 }

@@ -104,11 +104,14 @@ async fn check_version(pool: &PgPool) -> Result<String, DbError> {
     }
 }
 
+/// Where `schema_code` has the version of the program that the functions and views came with.
+const PROGRAM: &str = "program";
+
 /// What the database says was applied.
 struct State {
     /// Checksum by migration number.
     migrations: BTreeMap<i32, String>,
-    /// Checksum by `functions/name` or `views/name`.
+    /// Checksum by `functions/name` or `views/name`, and the version under [`PROGRAM`].
     code: BTreeMap<String, String>,
 }
 
@@ -164,20 +167,32 @@ impl State {
         Ok(missing)
     }
 
+    /// Whether functions or views are to be replaced: not by a program older than the one whose they are, as one that is
+    /// started once more during an upgrade.
     fn code_differs(&self) -> bool {
-        self.code != carried_code()
+        let theirs = self.code.get(PROGRAM).map(|text| version(text));
+        theirs.is_none_or(|theirs| theirs <= version(env!("CARGO_PKG_VERSION")))
+            && self.code != carried_code()
     }
 }
 
-/// Checksums of this program's functions and views, by path.
+/// The numbers of a version; what is no number counts as 0.
+fn version(text: &str) -> Vec<u64> {
+    let numbers = text.split(['-', '+']).next().unwrap_or_default().split('.');
+    numbers.map(|number| number.parse().unwrap_or(0)).collect()
+}
+
+/// Checksums of this program's functions and views, by path, and its version.
 fn carried_code() -> BTreeMap<String, String> {
     let paths = |folder: &'static str, files: &'static [SqlFile]| {
         files
             .iter()
             .map(move |(name, text)| (format!("{folder}/{name}"), checksum(text)))
     };
+    let program = (PROGRAM.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     paths("functions", FUNCTIONS)
         .chain(paths("views", VIEWS))
+        .chain([program])
         .collect()
 }
 
@@ -204,8 +219,8 @@ async fn create_ledger(tx: &mut PgTransaction<'_>) -> Result<(), DbError> {
          create table if not exists schema_code (
            path text primary key, checksum text not null, applied_at timestamptz not null default now());
          comment on table schema_code is 'Files of sql/functions and sql/views as they are in this database; replaced when the program carries others.';
-         comment on column schema_code.path is 'functions/<name> or views/<name>.';
-         comment on column schema_code.checksum is 'SHA-256 of the file.';
+         comment on column schema_code.path is 'functions/<name> or views/<name>; program for the version they came with.';
+         comment on column schema_code.checksum is 'SHA-256 of the file, or the version.';
          comment on column schema_code.applied_at is 'When.';",
     )
     .execute(&mut **tx)

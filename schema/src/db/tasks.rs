@@ -270,14 +270,16 @@ pub async fn give_back(pool: &PgPool, lease: Lease) -> Result<Outcome, DbError> 
 }
 
 /// Runs one failed or skipped task of a finished job again, and everything that depends on it; the rest is kept.
+/// `max_unfinished` is as in [`super::jobs::submit`].
 ///
 /// # Errors
-/// Database trouble only.
+/// [`DbError::JobLimit`], or database trouble.
 pub async fn retry(
     pool: &PgPool,
     scope: Scope,
     job: JobId,
     task: TaskId,
+    max_unfinished: Option<i32>,
 ) -> Result<Retried, DbError> {
     let known: bool = statement::values(
         "select exists (select from tasks t join jobs j on j.id = t.job_id
@@ -292,11 +294,12 @@ pub async fn retry(
     if !known {
         return Ok(Retried::NotFound);
     }
-    let row = statement::rows("select outcome, status, ready from retry_task($1)")
+    let row = statement::rows("select outcome, status, ready from retry_task($1, $2)")
         .bind(task)
+        .bind(max_unfinished)
         .one(pool)
         .await?;
-    super::jobs::retried(pool, job, row)
+    super::jobs::retried(pool, job, max_unfinished, row)
 }
 
 /// The tasks of a job that have ended with a result, for their dependants to read: those of these names, or all. What

@@ -11,7 +11,9 @@ use crate::environment::Environment;
 const LIMIT: i32 = 100;
 
 pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
-    let jobs = maintenance::purge_expired_jobs(&environment.pool, LIMIT).await?;
+    // Who waited for a job that is not kept has until the next round to read its transcript.
+    let grace = environment.config.retention_interval;
+    let jobs = maintenance::purge_expired_jobs(&environment.pool, LIMIT, grace).await?;
     let count = jobs.len();
     for job in jobs {
         // One that cannot be purged now keeps no other from it.
