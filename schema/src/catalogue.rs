@@ -299,14 +299,6 @@ impl Catalogue {
             .map(|(name, layout)| (name.as_str(), layout))
     }
 
-    /// Every other name of an entry.
-    pub fn aliases_of(&self, id: &str) -> impl Iterator<Item = &str> {
-        self.aliases
-            .iter()
-            .filter(move |alias| alias.models.iter().any(|model| model == id))
-            .flat_map(|alias| alias.names.iter().map(String::as_str))
-    }
-
     /// What a name stands for. Case matters in model ids, as on the hub, and not in `auto`.
     #[must_use]
     pub fn meaning(&'static self, name: &str) -> Meaning {

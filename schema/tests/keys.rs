@@ -40,7 +40,6 @@ async fn a_key_is_found_by_its_hash_until_it_is_revoked() {
         .unwrap();
     assert_eq!(again.last_used_at, Some(used), "noted once a minute");
 
-    assert_eq!(keys::count_active(&pool).await.unwrap(), 1);
     assert!(
         keys::revoke(&pool, TenantId::DEFAULT, new.id)
             .await
@@ -95,7 +94,11 @@ async fn several_servers_starting_at_once_make_one_administrator_key() {
             .filter(|made| *made.as_ref().unwrap())
             .count();
     assert_eq!(made, 1);
-    assert_eq!(keys::count_active(&pool).await.unwrap(), 1);
+    let stored: i64 = sqlx::query_scalar("select count(*) from api_keys")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(stored, 1);
 }
 
 #[tokio::test]

@@ -101,8 +101,6 @@ async fn old_events_are_trimmed_but_not_those_of_unfinished_jobs() {
     let mut database = TestDatabase::create().await;
     let done = finish_with_text(&database.pool, "over").await;
     let waiting = submit(&database.pool, simple_plan()).await;
-    let newest = events::newest(&database.pool).await.unwrap();
-    assert!(newest > 0);
     database.set_clock("2100-01-01 00:00Z").await;
     let pool = &database.pool;
     let day = Duration::from_secs(86_400);

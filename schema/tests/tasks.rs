@@ -1,5 +1,7 @@
 //! A job's way through its tasks: claim, complete, fan-out, failure, hand-back, rescue.
 
+use std::time::Duration;
+
 use dalston_schema::db::tasks::{LeaseState, Outcome, Wanted};
 use dalston_schema::db::{PgPool, events, jobs, maintenance, tasks};
 use dalston_schema::task::{Lease, Progress};
@@ -633,10 +635,34 @@ async fn tasks_completed_together_are_events_of_their_own() {
     assert_eq!(done[1].body["stage"], "transcribe");
     assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id));
     // A reader that stopped in the middle of them misses none and gets none twice.
-    let rest = events::after_many(&pool, &[job], done[2].id, 100)
-        .await
-        .unwrap();
+    let rest = events::after(&pool, job, done[2].id, 100).await.unwrap();
     assert_eq!(rest, all[all.len() - rest.len()..]);
     assert_eq!(rest[0].id, done[3].id);
-    assert!(events::newest(&pool).await.unwrap() >= all[all.len() - 1].id);
+    let newest = events::newest_many(&pool, &[job]).await.unwrap();
+    assert_eq!(newest[0].0, job);
+    assert!(newest[0].1 >= all[all.len() - 1].id);
+}
+
+#[tokio::test]
+async fn an_event_that_is_committed_late_is_waited_for_and_not_missed() {
+    let TestDatabase { pool, .. } = TestDatabase::create().await;
+    let job = submit(&pool, simple_plan()).await;
+    let told = events::after(&pool, job, 0, 10).await.unwrap();
+    let mut late = pool.begin().await.unwrap();
+    sqlx::query("insert into job_log (job_id, at, type, body) values ($1, now(), 'late', '{}')")
+        .bind(job)
+        .execute(&mut *late)
+        .await
+        .unwrap();
+    events::append(&pool, job, "early", &json!({}))
+        .await
+        .unwrap();
+    let last = told[told.len() - 1].id;
+    let mut reading = Box::pin(events::after(&pool, job, last, 10));
+    let waiting = tokio::time::timeout(Duration::from_millis(50), &mut reading).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+    late.commit().await.unwrap();
+    let news = reading.await.unwrap();
+    let kinds: Vec<&str> = news.iter().map(|event| event.event_type.as_str()).collect();
+    assert_eq!(kinds, ["late", "early"]);
 }

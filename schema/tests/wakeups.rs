@@ -44,9 +44,7 @@ async fn a_waiter_learns_of_its_jobs_end() {
     let mut last = 0;
     loop {
         assert_eq!(wakeups.wait(LONG).await, Wakeup::Changed(vec![id]));
-        let news = events::after_many(&database.pool, &[id], last, 100)
-            .await
-            .unwrap();
+        let news = events::after(&database.pool, id, last, 100).await.unwrap();
         last = news.last().map_or(last, |event| event.id);
         if news.iter().any(|event| event.event_type == "job.completed") {
             break;

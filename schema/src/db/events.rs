@@ -1,8 +1,8 @@
 //! The log of what happened to each job: the source of progress streams, which can be replayed from any id.
 //!
-//! Ids grow in the order of insertion, not of commit. Everything that changes a job's state is inserted under a lock
-//! on the job, so a reader that has seen an id misses no state change before it; of two progress notes written at the
-//! same moment the earlier may be missed by a reader that is already past it.
+//! Ids grow in the order of insertion, not of commit; [`after`] sees to it that a reader misses none.
+
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct JobEvent {
     /// More, as a JSON object.
     pub body: Value,
 }
+
+/// How long [`after`] waits for what is being written.
+const LONGEST_WRITE: Duration = Duration::from_secs(2);
 
 /// Type of the events that carry text while it is being made.
 pub const SEGMENTS: &str = "transcript.segments";
@@ -88,6 +91,10 @@ pub async fn append(
 
 /// The events of one job after an id (0 for all), oldest first.
 ///
+/// A transaction takes its ids before it commits, so an event may be seen before one with a smaller id. Events are
+/// therefore answered once every transaction that ran when they were first seen has ended: who goes on after the last of
+/// them misses none. A transaction that runs on and on is waited for [`LONGEST_WRITE`].
+///
 /// # Errors
 /// Database trouble only.
 pub async fn after(
@@ -96,8 +103,41 @@ pub async fn after(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
+    let seen = page(pool, job, id, limit).await?;
+    let Some(newest) = seen.last() else {
+        return Ok(Vec::new());
+    };
+    let deadline = Instant::now() + LONGEST_WRITE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let again = page(pool, job, id, limit).await?;
+        let settled = again
+            .first()
+            .is_none_or(|first| first.oldest_running > newest.reader);
+        if settled || Instant::now() >= deadline {
+            let events = again.into_iter().map(|seen| seen.event);
+            return Ok(events.filter(|event| event.id <= newest.event.id).collect());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// An event, and when it was seen: by the transaction with the number `reader`, while `oldest_running` was the oldest
+/// that ran.
+#[derive(sqlx::FromRow)]
+struct Seen {
+    #[sqlx(flatten)]
+    event: JobEvent,
+    reader: i64,
+    oldest_running: i64,
+}
+
+async fn page(pool: &PgPool, job: JobId, id: i64, limit: i64) -> Result<Vec<Seen>, DbError> {
     statement::rows(
-        "select id, job_id, at, type, body from job_history
+        "select id, job_id, at, type, body, pg_current_xact_id()::text::bigint as reader,
+                pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest_running
+           from job_history
           where job_id = $1 and id > $2 and log_id > $2 - 65536 order by id limit $3",
     )
     .bind(job)
@@ -107,39 +147,8 @@ pub async fn after(
     .await
 }
 
-/// The events of many jobs after an id, oldest first: one query for all the streams of a process.
-///
-/// # Errors
-/// Database trouble only.
-pub async fn after_many(
-    pool: &PgPool,
-    jobs: &[JobId],
-    id: i64,
-    limit: i64,
-) -> Result<Vec<JobEvent>, DbError> {
-    statement::rows(
-        "select id, job_id, at, type, body from job_history
-          where job_id = any($1) and id > $2 and log_id > $2 - 65536 order by id limit $3",
-    )
-    .bind(jobs)
-    .bind(id)
-    .bind(limit)
-    .all(pool)
-    .await
-}
-
-/// An id that no event of the log is after and every later one is; 0 when the log is empty.
-///
-/// # Errors
-/// Database trouble only.
-pub async fn newest(pool: &PgPool) -> Result<i64, DbError> {
-    statement::values("select coalesce(max(id) + 65535, 0) from job_log")
-        .one(pool)
-        .await
-}
-
-/// As [`newest`] for each of these jobs; jobs without any entry are left out. One query for everything a
-/// process waits for.
+/// For each of these jobs an id that no event of its log is after and every later one is; jobs without any entry are left
+/// out. One query for everything a process waits for.
 ///
 /// # Errors
 /// Database trouble only.

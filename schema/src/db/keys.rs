@@ -146,16 +146,6 @@ pub async fn revoke(pool: &PgPool, tenant: TenantId, id: ApiKeyId) -> Result<boo
     .await
 }
 
-/// How many keys are not revoked, over all tenants.
-///
-/// # Errors
-/// Database trouble only.
-pub async fn count_active(pool: &PgPool) -> Result<i64, DbError> {
-    statement::values("select count(*) from api_keys where revoked_at is null")
-        .one(pool)
-        .await
-}
-
 /// Stores `key` if no key that is not revoked exists, safe when several processes start at once; true when it was
 /// stored. This is how the first administrator key comes to be.
 ///

@@ -66,34 +66,6 @@ impl Default for HubSettings {
     }
 }
 
-impl HubSettings {
-    /// The settings of this process's environment: `HF_ENDPOINT`, `HF_TOKEN`, `DALSTON_OFFLINE`, `HF_HUB_OFFLINE`. Empty
-    /// values count as absent.
-    #[must_use]
-    pub fn from_env() -> Self {
-        let read = |name: &str| {
-            std::env::var(name)
-                .ok()
-                .filter(|value| !value.trim().is_empty())
-        };
-        let on = |name: &str| {
-            read(name).is_some_and(|value| {
-                !matches!(
-                    value.trim().to_ascii_lowercase().as_str(),
-                    "0" | "false" | "no" | "off"
-                )
-            })
-        };
-        let default = Self::default();
-        Self {
-            endpoint: read("HF_ENDPOINT").unwrap_or(default.endpoint),
-            token: read("HF_TOKEN").map(|token| token.trim().to_owned().into()),
-            offline: on("DALSTON_OFFLINE") || on("HF_HUB_OFFLINE"),
-            ..Self::default()
-        }
-    }
-}
-
 /// Why one try failed, and whether another makes sense.
 #[derive(Debug)]
 pub enum Failed {
