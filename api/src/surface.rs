@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use poem::PathPattern;
 use poem::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::error::{self, ApiError};
@@ -58,7 +59,11 @@ where
     let (endpoint, mut response) = if is_preflight(&request) {
         (None, preflight(&request))
     } else {
-        let called = AssertUnwindSafe(routes.call(request)).catch_unwind().await;
+        // What is logged on the way names the request.
+        let span = tracing::info_span!("request", request.id = id.0, method = %method, path);
+        let called = AssertUnwindSafe(routes.call(request).instrument(span))
+            .catch_unwind()
+            .await;
         match called {
             Ok(Ok(output)) => {
                 let response = output.into_response();
@@ -228,10 +233,17 @@ fn method_label(method: &Method) -> String {
 /// matched none.
 fn endpoint_label(matched: Option<&PathPattern>) -> Option<String> {
     let segments = matched?.0.split('/').filter(|segment| !segment.is_empty());
+    let mut before = "";
     let label: String = segments
-        .map(|segment| match segment.as_bytes()[0] {
-            b':' | b'*' => "/{id}".to_owned(),
-            _ => format!("/{segment}"),
+        .map(|segment| {
+            match (
+                segment.as_bytes()[0],
+                std::mem::replace(&mut before, segment),
+            ) {
+                (b':' | b'*', "export") => "/{format}".to_owned(),
+                (b':' | b'*', _) => "/{id}".to_owned(),
+                _ => format!("/{segment}"),
+            }
         })
         .collect();
     Some(if label.is_empty() {
@@ -254,6 +266,10 @@ mod tests {
             (
                 "/v1/audio/transcriptions/:param0/tasks/:param1/retry",
                 "/v1/audio/transcriptions/{id}/tasks/{id}/retry",
+            ),
+            (
+                "/v1/audio/transcriptions/:param0/export/:param1",
+                "/v1/audio/transcriptions/{id}/export/{format}",
             ),
         ] {
             let matched = PathPattern(pattern.into());

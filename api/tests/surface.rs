@@ -1,7 +1,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::server::{Server, json};
+use crate::server::{Server, json, with_sample};
 
 #[tokio::test]
 async fn every_answer_carries_a_request_id_and_lets_any_origin_read_it() {
@@ -301,4 +301,20 @@ async fn a_json_body_without_end_is_refused() {
         .await
         .unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_character_that_cannot_be_stored_is_refused_with_the_remedy() {
+    let server = Server::start().await;
+    let (status, body) = server.submit(with_sample(&[("name", "x\0y")])).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    let (status, body) = json(
+        server
+            .request(Method::POST, "/auth/keys")
+            .json(&json!({"name": "x\u{0}y", "scopes": ["jobs:read"]})),
+    )
+    .await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("NUL"), "{message}");
 }

@@ -101,7 +101,7 @@ pub struct Config {
     pub requests_per_minute: u32,
     /// Unfinished jobs a tenant may have.
     pub concurrent_jobs: u32,
-    /// Days a finished job (audio and transcript) is kept when its request does not say; 0 purges at once, −1 never.
+    /// Days a finished job (audio and transcript) is kept when its request does not say; 0 purges within two minutes, −1 never.
     pub retention_days: i32,
     /// Whether a job whose model no worker has waits for one, instead of being refused.
     pub wait_for_engines: bool,

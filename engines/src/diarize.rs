@@ -161,14 +161,18 @@ impl Diarizer {
             let speakers = Speakers::find(&heard, bounds, run)?;
             let timeline = speakers.timeline(&heard, self.segmentation.n_tracks(), false);
             let mut diarization = speakers.diarization(&heard, &timeline, duration);
-            if let Some(wanted) = request
-                .num_speakers
-                .filter(|&wanted| wanted != diarization.speakers.len())
-            {
-                let found = diarization.speakers.len();
-                diarization.warnings.push(format!(
-                    "{wanted} speakers were asked for, {found} could be told apart"
-                ));
+            let found = diarization.speakers.len();
+            let missed = match (request.num_speakers, request.min_speakers) {
+                (Some(wanted), _) if wanted != found => Some(format!("{wanted} speakers were")),
+                (None, Some(least)) if least > found => {
+                    Some(format!("{least} speakers or more were"))
+                }
+                _ => None,
+            };
+            if let Some(wanted) = missed {
+                diarization
+                    .warnings
+                    .push(format!("{wanted} asked for, {found} could be told apart"));
             }
             self.name(&mut diarization, &request.known, run)?;
             control.report(duration);

@@ -363,7 +363,8 @@ fn find_library() -> Result<PathBuf> {
 }
 
 /// Where the library is looked for, in order: `ORT_DYLIB_PATH` (a file), `$DALSTON_RUNTIME_DIR`, `./.runtime` (also in
-/// the folders above, so that a test finds the repository's), beside the executable, `/usr/lib`, `/usr/local/lib`.
+/// the folders above, so that a test finds the repository's), beside the executable, `.runtime` of the repository that it
+/// was built in, `/usr/lib`, `/usr/local/lib`.
 pub fn library_candidates() -> Vec<PathBuf> {
     let mut candidates = Vec::new();
     let from_env = |name: &str| {
@@ -382,6 +383,9 @@ pub fn library_candidates() -> Vec<PathBuf> {
     }
     if let Ok(executable) = std::env::current_exe() {
         candidates.extend(executable.parent().map(Path::to_owned));
+        // Of a program that was built and not installed: target/release/dalston.
+        let repository = executable.ancestors().nth(3);
+        candidates.extend(repository.map(|folder| folder.join(".runtime")));
     }
     candidates.push("/usr/lib".into());
     candidates.push("/usr/local/lib".into());

@@ -105,6 +105,16 @@ impl DbError {
             _ => false,
         }
     }
+
+    /// Whether a text was refused that PostgreSQL does not store: one with a NUL character.
+    #[must_use]
+    pub fn is_unstorable_text(&self) -> bool {
+        let Self::Sqlx(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        // Invalid byte sequence; escape that is no character.
+        matches!(error.code().as_deref(), Some("22021" | "22P05"))
+    }
 }
 
 /// How long a connection is taken to be alive since it was put back, which tests it; a longer rest has it tested again.

@@ -284,7 +284,7 @@ pub struct NewJob {
     pub audio: UploadedAudio,
     /// Lower runs first; 100 is normal.
     pub priority: i16,
-    /// Days to keep the job (audio and transcript) after it ended; 0 purges at once, −1 keeps for ever.
+    /// Days to keep the job (audio and transcript) after it ended; 0 purges within two minutes, −1 keeps for ever.
     pub retention_days: i32,
     /// The client's `Idempotency-Key`: a second submit with the same key and tenant answers the first job.
     pub idempotency_key: Option<String>,
@@ -338,7 +338,7 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     /// When it reached a final state.
     pub completed_at: Option<DateTime<Utc>>,
-    /// Days to keep it (audio and transcript) after its end; 0 purges at once, −1 keeps for ever.
+    /// Days to keep it (audio and transcript) after its end; 0 purges within two minutes, −1 keeps for ever.
     pub retention_days: i32,
     /// When it will be purged.
     pub purge_after: Option<DateTime<Utc>>,

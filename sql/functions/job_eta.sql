@@ -23,7 +23,7 @@ as $$
     ), paced as (
       select s.capability_id, coalesce(s.pace, (
                select sum(extract(epoch from t.completed_at - t.started_at)) / nullif(sum(t.total_seconds), 0)
-                 from (select id from jobs where completed_at is not null order by completed_at desc limit 20) finished
+                 from (select id from jobs where completed_at is not null order by completed_at desc limit 100) finished
                  join tasks t on t.job_id = finished.id
                 where t.capability_id = s.capability_id and t.state = 3)) as pace
         from stages s

@@ -150,12 +150,16 @@ fn channels<'a>(parts: &mut Parts<'a>) -> Vec<Channel<'a>> {
                 .map(|(_, transcription)| transcription)
                 .filter(|transcription| transcription.channel == file.channel)
                 .collect();
-            let segments = of_file
-                .iter_mut()
-                .flat_map(|transcription| std::mem::take(&mut transcription.segments))
-                .map(|segment| place(segment, file, duration))
-                .filter(|segment| !segment.text.is_empty())
-                .collect();
+            let mut segments: Vec<TranscriptSegment> = Vec::new();
+            for transcription in &mut of_file {
+                let seam = segments.len();
+                let part = std::mem::take(&mut transcription.segments).into_iter();
+                segments.extend(
+                    part.map(|segment| place(segment, file, duration))
+                        .filter(|segment| !segment.text.is_empty()),
+                );
+                close(&mut segments, seam);
+            }
             let texts = of_file
                 .iter()
                 .map(|transcription| transcription.text.as_str());
@@ -174,6 +178,32 @@ fn channels<'a>(parts: &mut Parts<'a>) -> Vec<Channel<'a>> {
             }
         })
         .collect()
+}
+
+/// Lets neither side of a seam between two parts reach into the other: the words of each were looked for by themselves,
+/// a little beyond its edge. What both claim is shared in the middle.
+fn close(segments: &mut [TranscriptSegment], seam: usize) {
+    let (before, after) = segments.split_at_mut(seam);
+    let (Some(last), Some(first)) = (before.last_mut(), after.first_mut()) else {
+        return;
+    };
+    if last.end <= first.start {
+        return;
+    }
+    let middle = (last.start.max(first.start) + last.end.min(first.end)) / 2.0;
+    // Times stay in order should one lie inside the other.
+    let middle = milliseconds(middle.clamp(last.start, first.end.max(last.start)));
+    for word in last.words.iter_mut().flatten() {
+        word.start = word.start.min(middle);
+        word.end = word.end.min(middle);
+    }
+    for word in first.words.iter_mut().flatten() {
+        word.start = word.start.max(middle);
+        word.end = word.end.max(middle);
+    }
+    last.end = middle;
+    first.start = middle;
+    first.end = first.end.max(middle);
 }
 
 /// All segments by time, without what channels heard of each other, and the text if it is already known.

@@ -35,7 +35,7 @@ pub fn spawn(loops: &TaskTracker, environment: &Arc<Environment>, end: &Cancella
     start("rescue_tasks", rescue, Duration::ZERO, |environment| {
         Box::pin(rescue_tasks::round(environment))
     });
-    start("purge_jobs", retention, retention, |environment| {
+    start("purge_jobs", retention, Duration::ZERO, |environment| {
         Box::pin(purge_jobs::round(environment))
     });
     start("forget_workers", retention, retention, |environment| {

@@ -25,6 +25,10 @@ impl From<DbError> for ApiError {
                 )
                 .with_header(header::RETRY_AFTER, &HeaderValue::from_static("2"))
             }
+            error if error.is_unstorable_text() => Self::standard(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "A text holds a NUL character, which cannot be stored. Send it without.",
+            ),
             error => Self::internal(&error),
         }
     }

@@ -11,6 +11,8 @@ use poem_openapi::types::{MaybeUndefined, ToJSON};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::error::ApiError;
+use crate::language;
 use crate::timestamp::Timestamp;
 
 /// What hubs say of a model.
@@ -125,8 +127,21 @@ pub struct ModelEdit {
 
 impl ModelEdit {
     /// What was said, as the registry keeps it.
-    #[must_use]
-    pub fn overrides(&self) -> Value {
+    ///
+    /// # Errors
+    /// 422 for a language that there is not.
+    pub fn overrides(&self) -> Result<Value, ApiError> {
+        if let MaybeUndefined::Value(languages) = &self.languages {
+            for text in languages {
+                if language::read(text)?.is_none_or(|code| code != *text) {
+                    return Err(ApiError::invalid_field(
+                        "languages",
+                        "Input should be ISO 639-1 language codes such as en",
+                        text,
+                    ));
+                }
+            }
+        }
         let mut said = Map::new();
         let mut add = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -142,7 +157,7 @@ impl ModelEdit {
         add("min_vram_gb", json(&self.min_vram_gb));
         add("min_ram_gb", json(&self.min_ram_gb));
         add("supports_cpu", json(&self.supports_cpu));
-        Value::Object(said)
+        Ok(Value::Object(said))
     }
 }
 

@@ -157,7 +157,7 @@ impl ModelsApi {
         caller.require(Permission::ModelWrite)?;
         let shelf = Shelf::read(&self.0).await?;
         let model = shelf.real_id(&id.0).ok_or_else(|| unknown(&id.0))?;
-        let said = edit.0.overrides();
+        let said = edit.0.overrides()?;
         if said.as_object().is_some_and(|said| !said.is_empty()) {
             models::edit(&self.0.pool, &model, &said).await?;
             caller

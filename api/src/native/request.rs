@@ -2,7 +2,9 @@
 
 mod speakers;
 
-use dalston_schema::job::{Chunking, Dialect, JobParameters, PipelineMode, TimestampGranularity};
+use dalston_schema::job::{
+    Chunking, Dialect, JobParameters, PipelineMode, SpeakerDetection, TimestampGranularity,
+};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -62,6 +64,21 @@ pub fn read(fields: &Fields, default_retention_days: i32) -> Result<Order, ApiEr
         ..JobParameters::default()
     };
     speakers::read(fields, &mut parameters)?;
+    let unused = |is_pinned: bool, what: &str| is_pinned.then(|| what.to_owned());
+    let warnings = [
+        unused(
+            parameters.model_diarize.is_some()
+                && parameters.speaker_detection != SpeakerDetection::Diarize,
+            "model_diarize was not used: speakers are told apart by voice with speaker_detection=diarize.",
+        ),
+        unused(
+            parameters.model_align.is_some() && parameters.timestamps != TimestampGranularity::Word,
+            "model_align was not used: words are timed with timestamps_granularity=word.",
+        ),
+    ];
+    parameters
+        .planning_warnings
+        .extend(warnings.into_iter().flatten());
     Ok(Order {
         parameters,
         display_name: fields.text("name").unwrap_or_default().trim().to_owned(),
@@ -327,5 +344,22 @@ mod tests {
             Some(Chunking::OFF)
         );
         assert_eq!(parameters(&[]).chunking, None);
+    }
+
+    #[test]
+    fn a_model_of_a_stage_that_will_not_run_is_said_to_be_unused() {
+        fn warnings(pairs: &[(&str, &str)]) -> Vec<String> {
+            let order = read(&Fields::of(pairs), 30).unwrap();
+            order.parameters.planning_warnings
+        }
+        let diarizer = ("model_diarize", "pyannote-segmentation-nano");
+        let aligner = ("model_align", "wav2vec2-nano");
+        assert_eq!(warnings(&[diarizer]).len(), 1);
+        assert!(warnings(&[diarizer, ("speaker_detection", "diarize")]).is_empty());
+        assert_eq!(
+            warnings(&[aligner, ("timestamps_granularity", "segment")]).len(),
+            1
+        );
+        assert!(warnings(&[aligner]).is_empty());
     }
 }

@@ -57,7 +57,7 @@ pub struct TranscriptionForm {
     redact_pii_audio: Option<bool>,
     /// `silence` or `beep`.
     pii_redaction_mode: Option<String>,
-    /// Days to keep the job (audio and transcript) after its end: 0 (purged at once), −1 (for ever) or 1–3650.
+    /// Days to keep the job (audio and transcript) after its end: 0 (purged within two minutes), −1 (for ever) or 1–3650.
     retention: Option<i32>,
     /// JSON array with an object for each `file`, in the same order, when several files are one recording with one
     /// speaker on each: `name` of the speaker, and `offset`, where the file begins in seconds of the recording.

@@ -53,7 +53,12 @@ pub struct Transcribe {
     #[arg(long)]
     tracks: bool,
     /// Where a track begins, in seconds, in the order of the FILEs (repeatable)
-    #[arg(long = "offset", value_name = "SECONDS", requires = "tracks")]
+    #[arg(
+        long = "offset",
+        value_name = "SECONDS",
+        requires = "tracks",
+        allow_negative_numbers = true
+    )]
     offsets: Vec<f64>,
     #[command(flatten)]
     request: Request,
@@ -248,6 +253,12 @@ impl Transcribe {
             )
             .into());
         }
+        if let Some(offset) = self.offsets.iter().find(|offset| **offset < 0.0) {
+            return Err(Usage(format!(
+                "--offset {offset} is before the beginning; give the earliest file 0 and the others more"
+            ))
+            .into());
+        }
         let offsets = self.offsets.iter().copied().chain(std::iter::repeat(0.0));
         sources
             .into_iter()
@@ -274,7 +285,7 @@ impl Transcribe {
             format,
             speakers: !self.no_speakers,
             words: self.show_words,
-            heading: sources.len() > 1,
+            heading: sources.len() > 1 && *destination == Destination::Terminal,
         };
         let mut jobs = Vec::new();
         let mut failed = false;

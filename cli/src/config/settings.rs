@@ -107,7 +107,7 @@ pub const GROUPS: &[Group] = &[
                 "DALSTON_RETENTION_DEFAULT_DAYS",
                 Kind::Integer(-1, 3650),
                 "30",
-                "days a finished job (audio and transcript) is kept; 0: purged at once, -1: for ever",
+                "days a finished job (audio and transcript) is kept; 0: purged within two minutes, -1: for ever",
             ),
             setting(
                 "DALSTON_ENGINE_UNAVAILABLE_BEHAVIOR",

@@ -55,6 +55,8 @@ pub struct WhisperJob {
     prompt: Prompt,
     language: Option<String>,
     language_probability: Option<f32>,
+    /// Starts of the windows that were decoded without prompt and vocabulary in the end, seconds.
+    unprompted: Vec<f64>,
     cancel: CancelFlag,
     /// What stopped this request alone.
     failure: Option<EngineError>,
@@ -341,10 +343,8 @@ impl<B: Backend> Whisper<B> {
             job.language_probability = Some(heard.probability);
         }
         if decoded.is_unprompted {
-            job.walk.warnings.push(format!(
-                "prompt and vocabulary were left out at {:.1} s, where the model was surer without them",
-                window.start as f64 / f64::from(SAMPLE_RATE)
-            ));
+            job.unprompted
+                .push(window.start as f64 / f64::from(SAMPLE_RATE));
         }
         let segments = decoded.place(&window, &self.tokenizer);
         job.walk.accept(
@@ -391,6 +391,7 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
             prompt,
             language,
             language_probability: None,
+            unprompted: Vec::new(),
             cancel,
         })
     }
@@ -431,7 +432,8 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
             return Err(failure);
         }
         let duration = job.walk.audio.duration();
-        let (segments, warnings) = job.walk.finish();
+        let (segments, mut warnings) = job.walk.finish();
+        warnings.extend(left_out(job.unprompted));
         let text: String = segments
             .iter()
             .map(|segment| segment.text.as_str())
@@ -449,6 +451,28 @@ impl<B: Backend + 'static> BatchTranscriber for Whisper<B> {
     fn weight_bytes(&self) -> u64 {
         self.backend.weight_bytes()
     }
+}
+
+/// Says where prompt and vocabulary were not used.
+fn left_out(mut starts: Vec<f64>) -> Option<String> {
+    /// Places that are named.
+    const NAMED: usize = 5;
+    starts.sort_by(f64::total_cmp);
+    let named: Vec<String> = starts
+        .iter()
+        .take(NAMED)
+        .map(|start| format!("{start:.1} s"))
+        .collect();
+    let more = match starts.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more places"),
+    };
+    (!named.is_empty()).then(|| {
+        format!(
+            "prompt and vocabulary were left out at {}{more}, where the model was surer without them",
+            named.join(", ")
+        )
+    })
 }
 
 /// The language asked for, checked; an English-only model always hears English.

@@ -279,6 +279,58 @@ fn chunks_of_one_file_join_in_their_order_without_speakers() {
     );
 }
 
+#[test]
+fn words_on_both_sides_of_a_seam_keep_their_order() {
+    let prepare = prepared(vec![track(None, &[])]);
+    let part = |index, words: &[(&str, f64)]| {
+        let words: Vec<Word> = words
+            .iter()
+            .map(|&(text, start)| Word {
+                text: text.to_owned(),
+                start,
+                end: start + 0.4,
+                ..Word::default()
+            })
+            .collect();
+        let (start, end) = (f64::from(index) * 5.0, f64::from(index + 1) * 5.0);
+        TranscribeResponse {
+            chunk: Some(dalston_schema::task::Chunk { index, start, end }),
+            ..transcription(
+                None,
+                vec![Segment {
+                    start: words[0].start,
+                    end: words[words.len() - 1].end,
+                    text: "two words".into(),
+                    words: Some(words),
+                    ..Segment::default()
+                }],
+            )
+        }
+    };
+    // The next part's first word begins before, with, and after the end of the last one.
+    for first in [4.5, 4.8, 5.1, 5.3] {
+        let parts = vec![
+            part(0, &[("this", 4.0), ("week?", 4.8)]),
+            part(1, &[("My", first), ("name", 6.2)]),
+        ];
+        let transcript = assembled(&JobParameters::default(), &prepare, parts);
+        let words: Vec<&Word> = transcript
+            .segments
+            .iter()
+            .flat_map(|segment| segment.words.iter().flatten())
+            .collect();
+        assert_eq!(words.len(), 4);
+        for pair in words.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "{first}: {words:?}");
+        }
+        let [before, after] = &transcript.segments[..] else {
+            panic!("two segments");
+        };
+        assert!(before.end <= after.start && before.start <= before.end);
+        assert!(after.start <= after.end);
+    }
+}
+
 fn alignment(name: &str, segments: Vec<Segment>) -> AlignResponse {
     AlignResponse {
         transcription: name.to_owned(),

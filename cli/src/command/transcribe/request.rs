@@ -53,7 +53,7 @@ pub struct Request {
     /// Seconds of the parts that a long file is cut into for several workers; 0 never cuts
     #[arg(long, value_name = "SECONDS")]
     chunk_seconds: Option<f64>,
-    /// Days to keep the job (audio and transcript) after its end: 0 purges at once, -1 keeps for ever
+    /// Days to keep the job (audio and transcript) after its end: 0 purges within two minutes, -1 keeps for ever
     #[arg(long, short = 'r', allow_negative_numbers = true)]
     retention: Option<i32>,
 }
@@ -74,7 +74,7 @@ enum Timestamps {
     Word,
     /// Every segment
     Segment,
-    /// Nothing
+    /// As `segment`: a segment always has its time
     None,
 }
 

@@ -11,8 +11,6 @@ use crate::whisper::decoding::{DecodeJob, decode_with_fallback};
 use crate::whisper::longform::Window;
 use crate::whisper::tokenizer::Tokenizer;
 
-/// An average log-probability below this, with a vocabulary, is worth a second look.
-const UNSURE: f32 = -0.4;
 /// Share of a window's speech that an unharmed text covers.
 const COVERED: f64 = 0.5;
 /// Bytes of text a second that nobody says.
@@ -66,7 +64,8 @@ impl<B: Backend> Whisper<B> {
                 detected: decoded[at].detected.clone(),
                 is_unprompted: true,
             };
-            if decoded[at].gives_way(&plain, window, &self.tokenizer) {
+            let vocabulary = &jobs[picks[at].job].options.vocabulary;
+            if decoded[at].gives_way(&plain, window, &self.tokenizer, vocabulary) {
                 decoded[at] = plain;
                 decode_jobs[at] = bare;
             }
@@ -83,25 +82,33 @@ impl Decoded {
         tokenizer: &Tokenizer,
         options: &TranscribeOptions,
     ) -> bool {
-        // A prompt sets a style, which may well be less likely than none.
-        let unsure = if options.vocabulary.is_empty() {
-            options.logprob_threshold
-        } else {
-            options.logprob_threshold.map(|least| least.max(UNSURE))
-        };
-        unsure.is_some_and(|unsure| self.result.avg_logprob < unsure)
+        // Words to expect can replace what was said by a sentence that is no less likely; a prompt sets a style, which may
+        // well be less likely than none.
+        !options.vocabulary.is_empty()
+            || (options.logprob_threshold).is_some_and(|unsure| self.result.avg_logprob < unsure)
             || self.is_harmed(window, tokenizer)
     }
 
-    /// Whether `plain`, decoded without prompt and vocabulary, is to be kept instead.
-    pub(super) fn gives_way(&self, plain: &Self, window: &Window, tokenizer: &Tokenizer) -> bool {
+    /// Whether `plain`, decoded without prompt and vocabulary, is to be kept instead: where it is unharmed, and where it is
+    /// surer and lacks no word of the vocabulary.
+    pub(super) fn gives_way(
+        &self,
+        plain: &Self,
+        window: &Window,
+        tokenizer: &Tokenizer,
+        vocabulary: &[String],
+    ) -> bool {
         match (
             self.is_harmed(window, tokenizer),
             plain.is_harmed(window, tokenizer),
         ) {
             (true, false) => true,
             (false, true) => false,
-            _ => plain.result.avg_logprob > self.result.avg_logprob,
+            _ => {
+                let text = |decoded: &Self| spoken(&tokenizer.decode(&decoded.result.tokens));
+                plain.result.avg_logprob > self.result.avg_logprob
+                    && !gains(&text(self), &text(plain), vocabulary)
+            }
         }
     }
 
@@ -120,6 +127,24 @@ impl Decoded {
     }
 }
 
+/// A text as it is said: words in lower case without signs, with a space before and after each.
+fn spoken(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| {
+        let letters = word.chars().filter(|letter| letter.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect::<String>()
+    });
+    let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+    format!(" {} ", words.join("  "))
+}
+
+/// Whether a term of the vocabulary comes more often in `text` than in `other`, both as they are [`spoken`].
+fn gains(text: &str, other: &str, vocabulary: &[String]) -> bool {
+    let mut terms = vocabulary.iter().map(|term| spoken(term));
+    terms.any(|term| {
+        !term.trim().is_empty() && text.matches(&term).count() > other.matches(&term).count()
+    })
+}
+
 /// Whether a run of words comes twice in a row.
 fn repeats(text: &str) -> bool {
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -133,6 +158,23 @@ fn repeats(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vocabulary_gains_where_one_of_its_terms_comes_more_often() {
+        let gains = |text: &str, other: &str, terms: &[&str]| {
+            let terms: Vec<String> = terms.iter().map(|term| (*term).to_owned()).collect();
+            gains(&spoken(text), &spoken(other), &terms)
+        };
+        assert!(gains("Ask Zoë Quark.", "Ask so a quark.", &["zoë"]));
+        assert!(gains(
+            "New York, New York!",
+            "New York, new work",
+            &["New York"]
+        ));
+        assert!(!gains("Ask Zoë.", "Ask Zoë.", &["Zoë", ""]));
+        assert!(!gains("Zoëlla came", "she came", &["Zoë"]));
+        assert!(!gains("I am busy.", "That is not correct.", &["Carla"]));
+    }
 
     #[test]
     fn a_run_of_words_said_twice_is_a_repetition_and_an_echo_of_one_word_is_not() {
