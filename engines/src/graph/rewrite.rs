@@ -133,11 +133,11 @@ impl<'a> Writer<'a> {
     }
 
     /// A product with one matrix, or with several side by side.
-    /// A product with one matrix, or with several side by side.
     fn linear(&mut self, value: &str, parts: &[&Linear], name: &str) -> Result<String, GraphError> {
         self.linear_and(value, parts, name, After::Nothing)
     }
 
+    /// [`Writer::linear`], and what becomes of the product.
     fn linear_and(
         &mut self,
         value: &str,
