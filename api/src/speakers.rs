@@ -158,7 +158,7 @@ pub fn clips(fields: &Fields, names: &[String]) -> Result<Vec<Clip>, SpeakerErro
         .map(|(index, (name, reference))| {
             let (extension, content) = data_url(reference).ok_or_else(|| {
                 SpeakerError::clip(format!(
-                    "{CLIPS}[{index}] must be a data URL with base64, such as data:audio/wav;base64,UklGR…"
+                    "{CLIPS}[{index}] must be a data URL with a recording in base64, such as data:audio/wav;base64,UklGR…"
                 ))
             })?;
             Ok(Clip {

@@ -40,8 +40,8 @@ begin
   if v_moved is not null then
     insert into job_log (job_id, at, type, body)
     select t.job_id, v_now, 'progress',
-           jsonb_build_object('task_id', t.id, 'stage', k.stage, 'name', t.name, 'done_seconds', t.done_seconds,
-                              'total_seconds', t.total_seconds, 'progress', job_progress(t.job_id, 'running'),
+           jsonb_build_object('task_id', t.id, 'stage', k.stage, 'name', t.name, 'done_seconds', round(t.done_seconds::numeric, 3),
+                              'total_seconds', t.total_seconds, 'progress', round(job_progress(t.job_id, 'running')::numeric, 4),
                               'eta_seconds', round(job_eta(t.job_id, 'running')::numeric, 1))
       from tasks t join capabilities k on k.id = t.capability_id
      where t.id = any(v_moved);

@@ -32,6 +32,15 @@ pub fn is_final(status: &str) -> bool {
     matches!(status, "completed" | "failed" | "cancelled")
 }
 
+/// How a job ended that did not complete, and why, if there is a reason.
+pub fn how_it_ended(job: &Value) -> String {
+    let status = job["status"].as_str().unwrap_or("failed");
+    match job["error"].as_str() {
+        Some(reason) => format!("{status}: {reason}"),
+        None => status.to_owned(),
+    }
+}
+
 /// Waits until job `id` has ended and answers the job object; `report` is told how far it is. Ends with an error at
 /// `deadline`.
 pub async fn follow(

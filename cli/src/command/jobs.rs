@@ -232,11 +232,7 @@ async fn wait(client: &Client, options: Wait, quiet: bool) -> anyhow::Result<Exi
     let job = events::follow(client, &options.id, deadline, |_| {}).await?;
     if job["status"] != "completed" {
         if !quiet {
-            print::note(format!(
-                "{}: {}",
-                job["status"].as_str().unwrap_or("failed"),
-                job["error"].as_str().unwrap_or("no reason given")
-            ));
+            print::note(events::how_it_ended(&job));
         }
         return Ok(ExitCode::FAILURE);
     }

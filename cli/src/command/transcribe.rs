@@ -302,12 +302,7 @@ impl Transcribe {
                 }
                 Ok(job) => {
                     failed = true;
-                    let reason = job["error"].as_str().unwrap_or("no reason given");
-                    print::note(format!(
-                        "{}: {}: {reason}",
-                        source.name(),
-                        job["status"].as_str().unwrap_or("failed")
-                    ));
+                    print::note(format!("{}: {}", source.name(), events::how_it_ended(&job)));
                     jobs.push(job);
                 }
                 Err(error) => {
