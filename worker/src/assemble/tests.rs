@@ -71,9 +71,9 @@ fn transcription(channel: Option<u16>, segments: Vec<Segment>) -> TranscribeResp
     }
 }
 
-/// A placed segment of these words, each 0.4 s long.
-pub(super) fn placed(words: &[(&str, f64)]) -> TranscriptSegment {
-    let words: Vec<Word> = words
+/// Words at these times, each 0.4 s long.
+fn words_at(words: &[(&str, f64)]) -> Vec<Word> {
+    words
         .iter()
         .map(|&(text, start)| Word {
             text: text.to_owned(),
@@ -81,7 +81,12 @@ pub(super) fn placed(words: &[(&str, f64)]) -> TranscriptSegment {
             end: start + 0.4,
             ..Word::default()
         })
-        .collect();
+        .collect()
+}
+
+/// A placed segment of these words, each 0.4 s long.
+pub(super) fn placed(words: &[(&str, f64)]) -> TranscriptSegment {
+    let words = words_at(words);
     let engine = Segment {
         start: words[0].start,
         end: words[words.len() - 1].end,
@@ -283,15 +288,7 @@ fn chunks_of_one_file_join_in_their_order_without_speakers() {
 fn words_on_both_sides_of_a_seam_keep_their_order() {
     let prepare = prepared(vec![track(None, &[])]);
     let part = |index, words: &[(&str, f64)]| {
-        let words: Vec<Word> = words
-            .iter()
-            .map(|&(text, start)| Word {
-                text: text.to_owned(),
-                start,
-                end: start + 0.4,
-                ..Word::default()
-            })
-            .collect();
+        let words = words_at(words);
         let (start, end) = (f64::from(index) * 5.0, f64::from(index + 1) * 5.0);
         TranscribeResponse {
             chunk: Some(dalston_schema::task::Chunk { index, start, end }),
