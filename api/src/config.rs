@@ -27,7 +27,8 @@ pub struct ApiConfig {
     pub limits: Limits,
     /// What `audio_url` may fetch.
     pub url_ingest: UrlIngest,
-    /// Days to keep a job (audio and transcript) that does not say: 0 purges within two minutes, −1 keeps for ever, at most 3650.
+    /// Days to keep a job (audio and transcript) that does not say: 0 purges within two minutes, −1 keeps for ever, at
+    /// most 3650.
     pub default_retention_days: i32,
     /// Secret that signs audio URLs served by this API. All replicas need the same one.
     pub signing_secret: SecretString,

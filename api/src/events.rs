@@ -57,16 +57,14 @@ impl EventsApi {
         last_event_id: Query<i64>,
     ) -> Result<Events, ApiError> {
         let job = readable(&self.0, &caller, job_id.0).await?;
-        let last = match request.header("last-event-id").filter(|id| !id.is_empty()) {
-            Some(id) => (id.parse().ok())
-                .filter(|id| *id >= 0)
-                .ok_or_else(|| not_an_id("header", "last-event-id", id))?,
-            None if last_event_id.0 < 0 => {
-                let id = last_event_id.0.to_string();
-                return Err(not_an_id("query", "last_event_id", &id));
-            }
-            None => last_event_id.0,
+        let header = request.header("last-event-id").filter(|id| !id.is_empty());
+        let (place, name, sent) = match header {
+            Some(id) => ("header", "last-event-id", id.to_owned()),
+            None => ("query", "last_event_id", last_event_id.0.to_string()),
         };
+        let last = (sent.parse().ok())
+            .filter(|id| *id >= 0)
+            .ok_or_else(|| not_an_id(place, name, &sent))?;
         let mut feed = Feed::new(&self.0, job.id, last);
         feed.fill().await?;
         if feed.waiting.is_empty() && job.status.is_final() {

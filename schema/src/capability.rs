@@ -51,6 +51,12 @@ impl CapabilityFilter {
             && same(&self.engine, &capability.engine)
             && same(&self.model, &capability.model)
     }
+
+    /// Whether a capability is among those that are meant; no filter means all.
+    #[must_use]
+    pub fn among(filters: &[Self], capability: &Capability) -> bool {
+        filters.is_empty() || filters.iter().any(|filter| filter.fits(capability))
+    }
 }
 
 impl std::str::FromStr for CapabilityFilter {

@@ -241,18 +241,8 @@ impl ModelRegistry {
             if self.store.get(id).await.is_ok() {
                 continue;
             }
-            let manifest: Manifest = serde_json::from_value(manifest.clone())?;
-            let capability = manifest.capability();
-            if !wanted.is_empty() && !wanted.iter().any(|filter| filter.fits(&capability)) {
-                continue;
-            }
-            match self
-                .store
-                .fetch_shared(&self.storage, manifest, &transfer)
-                .await
-            {
-                Ok(_) => self.changed.notify_one(),
-                Err(error) => failed = Some(anyhow::Error::from(error).context(id.clone())),
+            if let Err(error) = self.fetch(manifest, &wanted, &transfer).await {
+                failed = Some(error.context(id.clone()));
             }
         }
         let present: Vec<PresentModel> = self.offer.borrow().models.values().cloned().collect();
@@ -266,6 +256,23 @@ impl ModelRegistry {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Fetches one model from the object store, if it is wanted here.
+    async fn fetch(
+        &self,
+        manifest: &Value,
+        wanted: &[CapabilityFilter],
+        transfer: &Transfer,
+    ) -> anyhow::Result<()> {
+        let manifest: Manifest = serde_json::from_value(manifest.clone())?;
+        if CapabilityFilter::among(wanted, &manifest.capability()) {
+            self.store
+                .fetch_shared(&self.storage, manifest, transfer)
+                .await?;
+            self.changed.notify_one();
+        }
+        Ok(())
     }
 
     /// Copies one model to the object store, unless another worker is at it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dalston_engines::Device;
 use dalston_schema::Stage;
 use dalston_schema::WorkerId;
-use dalston_schema::capability::{Capability, OfferedCapability};
+use dalston_schema::capability::{Capability, CapabilityFilter, OfferedCapability};
 use dalston_schema::db::PgPool;
 use dalston_schema::db::models::{self as registry, AnnouncedModel};
 use dalston_schema::db::workers::{self, BeatAnswer, NewWorker, WorkerBeat};
@@ -223,10 +223,7 @@ fn capabilities(
     if config.load_engine.is_some() {
         offered.push(load_engine::capability());
     }
-    offered.retain(|offer| {
-        let mut wanted = config.capabilities.iter();
-        config.capabilities.is_empty() || wanted.any(|filter| filter.fits(&offer.capability))
-    });
+    offered.retain(|offer| CapabilityFilter::among(&config.capabilities, &offer.capability));
     offered
 }
 

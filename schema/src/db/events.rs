@@ -80,7 +80,10 @@ pub async fn append(
     body: &Value,
 ) -> Result<i64, DbError> {
     statement::values(
-        "insert into job_log (job_id, at, type, body) values ($1, dalston_now(), $2, $3) returning id",
+        // The transaction has its number before the event has its id, which `after` relies on.
+        "with begun as materialized (select pg_current_xact_id() as number)
+         insert into job_log (job_id, at, type, body)
+         select $1, dalston_now(), $2, $3 from begun where number is not null returning id",
     )
     .bind(job)
     .bind(event_type)
@@ -103,20 +106,19 @@ pub async fn after(
     id: i64,
     limit: i64,
 ) -> Result<Vec<JobEvent>, DbError> {
-    let seen = page(pool, job, id, limit).await?;
-    let Some(newest) = seen.last() else {
-        return Ok(Vec::new());
-    };
     let deadline = Instant::now() + LONGEST_WRITE;
     let mut pause = Duration::from_millis(1);
+    let mut first_seen = None;
     loop {
-        let again = page(pool, job, id, limit).await?;
-        let settled = again
-            .first()
-            .is_none_or(|first| first.oldest_running > newest.reader);
-        if settled || Instant::now() >= deadline {
-            let events = again.into_iter().map(|seen| seen.event);
-            return Ok(events.filter(|event| event.id <= newest.event.id).collect());
+        let page = page(pool, job, id, limit).await?;
+        let Some(last) = page.last() else {
+            return Ok(Vec::new());
+        };
+        let (newest, reader) = *first_seen.get_or_insert((last.event.id, last.reader));
+        // At once, where nobody else was writing: the reader's number was the next.
+        if last.oldest_running >= reader || Instant::now() >= deadline {
+            let events = page.into_iter().map(|seen| seen.event);
+            return Ok(events.filter(|event| event.id <= newest).collect());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));

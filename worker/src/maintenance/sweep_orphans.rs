@@ -41,10 +41,11 @@ pub async fn round(environment: &Environment) -> anyhow::Result<Rest> {
 async fn orphans(environment: &Environment) -> anyhow::Result<Vec<JobId>> {
     let now = db::now(&environment.pool).await?;
     let stored = environment.storage.list_job_ids().await?;
-    let mut orphans: Vec<JobId> = stored.into_iter().filter(|job| is_old(*job, now)).collect();
-    for batch in orphans.clone().chunks(BATCH) {
+    let old: Vec<JobId> = stored.into_iter().filter(|job| is_old(*job, now)).collect();
+    let mut orphans = Vec::new();
+    for batch in old.chunks(BATCH) {
         let known = jobs::existing(&environment.pool, batch).await?;
-        orphans.retain(|job| !known.contains(job));
+        orphans.extend(batch.iter().filter(|job| !known.contains(job)));
     }
     Ok(orphans)
 }
